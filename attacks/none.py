@@ -1,0 +1,21 @@
+"""No attack: the marked model as it is, evaluated like every surrogate."""
+
+from __future__ import annotations
+
+from attacks.base import Attack, Outcome, Victim
+from tasks.data import Party
+from tasks.lab import Lab
+
+
+class NoAttack(Attack):
+    """The identity; its row shows the mark before any attack."""
+
+    key = "none"
+    title = "no attack"
+    source = "the baseline row of every table"
+    needs = "weights"
+    cheap = True
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return an unchanged copy."""
+        return Outcome(victim.module())

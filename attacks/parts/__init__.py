@@ -1,0 +1,1 @@
+"""What several attacks share: the channel-coupling graph, fine-tuning, magnitude pruning."""

@@ -1,0 +1,1 @@
+"""What several methods share: statistics of verification, keys from signatures, triggers, mixing, calibration."""

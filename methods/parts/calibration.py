@@ -1,0 +1,109 @@
+"""Decision thresholds from unmarked models and never-embedded keys (protocol 2.2). The marked model takes no part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+from torch import nn
+
+from methods.parts.statistics import least_hits
+from methods.suspect import Suspect
+from methods.verdict import STRICT_ALPHA, Thresholds
+from tasks.data import Party
+from tasks.lab import Lab
+from tasks.task import Task
+
+if TYPE_CHECKING:
+    from methods.base import Method, Secret
+
+SOK_LEVEL = 0.05
+
+
+def sok_threshold(matches: Sequence[float], trials: int) -> float:
+    """Return SoK's threshold as a share: about (mean + 1.645 sd) / trials of the matches of null keys on null models.
+
+    The smallest point of a 1,000-step grid on [0, 20 mean] where the fitted normal's cdf reaches 0.95. Where all
+    matches are equal the normal has no width and would accept everything; then the exact binomial with the observed
+    rate decides.
+    """
+    values = np.asarray(matches, dtype=float)
+    mean, deviation = float(values.mean()), float(values.std())
+    if deviation == 0:
+        rate = min(max(mean / trials, 1 / trials), 1.0)
+        return least_hits(trials, rate, SOK_LEVEL) / trials
+    grid = np.linspace(0, 20 * mean, 1000)
+    reached = grid[stats.norm.cdf(grid, mean, deviation) >= 1 - SOK_LEVEL]
+    return float(reached[0] if len(reached) else grid[-1]) / trials
+
+
+def strict_bits(matches: Sequence[float], trials: int) -> float:
+    """Return the strict threshold of random bits: exact binomial tail and empirical null, the larger one."""
+    exact = least_hits(trials, 0.5, STRICT_ALPHA)
+    return max(exact, math.floor(max(matches)) + 1) / trials
+
+
+def strict_triggers(matches: Sequence[float], trials: int, chance: float) -> float:
+    """Return the strict threshold of trigger sets: a beta-binomial fitted by moments, never below the plain binomial.
+
+    Unmarked models agree with each other on triggers, so matches spread wider than a binomial with the chance rate.
+    """
+    values = np.asarray(matches, dtype=float)
+    rate, variance = float(values.mean()) / trials, float(values.var())
+    floor = least_hits(trials, max(chance, 1e-9), STRICT_ALPHA)
+    plain = trials * rate * (1 - rate)
+    if not 0 < rate < 1 or variance <= plain or trials < 2:
+        return max(floor, math.floor(values.max()) + 1) / trials
+    # Overdispersion rho = (variance / plain - 1) / (trials - 1), shape a + b = 1/rho - 1.
+    rho = min((variance / plain - 1) / (trials - 1), 0.999)
+    size = 1 / rho - 1
+    tail = stats.betabinom.sf(np.arange(-1, trials), trials, rate * size, (1 - rate) * size)  # P(X >= 0 ... trials)
+    below = np.nonzero(tail <= STRICT_ALPHA)[0]
+    fitted = int(below[0]) if len(below) else trials + 1
+    return max(floor, fitted) / trials
+
+
+def strict_scores(scores: Sequence[float], trials: int) -> float:
+    """Return the strict threshold of scores that are no counts of independent trials (detectors, dual embeddings).
+
+    The (1 - 1e-3) quantile of a normal fitted on the logit scale; no null pair may exceed it.
+    """
+    clipped = np.clip(np.asarray(scores, dtype=float), 0.5 / trials, 1 - 0.5 / trials)
+    logits = np.log(clipped / (1 - clipped))
+    quantile = logits.mean() + stats.norm.isf(STRICT_ALPHA) * logits.std(ddof=1 if len(logits) > 1 else 0)
+    fitted = 1 / (1 + math.exp(-float(quantile)))
+    return max(fitted, math.nextafter(float(max(scores)), 2.0))
+
+
+def calibrate(
+    method: Method, task: Task, data: Party, secret: Secret, lab: Lab, models: Sequence[nn.Module]
+) -> Thresholds:
+    """Return the three thresholds of one method on one task.
+
+    Args:
+        method: the scheme; its `null_keys` and `score` are used.
+        task, data, lab: as in embedding.
+        secret: the owner's secret, for schemes whose keys cannot be drawn without training.
+        models: unmarked reference models that took no part in embedding.
+    """
+    keys = method.null_keys(task, data, secret, lab)
+    scores: list[float] = []
+    trials = 1
+    for model in models:
+        suspect = Suspect(model, method.access, method.key, lab.meter)
+        for key in keys:
+            score, _, counted = method.score(suspect, key)
+            scores.append(score)
+            trials = counted or trials
+    owner = method.verify(Suspect(models[0], method.access, method.key), secret)
+    matches = [score * trials for score in scores]
+    if method.family == "bits":
+        strict = strict_bits(matches, trials)
+    elif method.family == "triggers":
+        strict = strict_triggers(matches, trials, owner.chance)
+    else:
+        strict = strict_scores(scores, trials)
+    return Thresholds(paper=owner.threshold, sok=sok_threshold(matches, trials), strict=strict)

@@ -1,0 +1,69 @@
+"""A model under verification, seen only through the access that the method declares."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tasks.data import to_model_input
+from tasks.errors import AccessDenied
+from tasks.meter import Meter
+
+Access = Literal["weights", "logits", "labels", "nothing"]
+_RANK = {"nothing": 0, "labels": 1, "logits": 2, "weights": 3}
+
+
+class Oracle:
+    """A model behind an interface: asking for more than the declared access raises `AccessDenied`.
+
+    Access is ordered: `weights` includes `logits` includes `labels`. Every answered input counts in `meter.queries`.
+    """
+
+    def __init__(self, model: nn.Module, access: Access, name: str, meter: Meter | None = None) -> None:
+        self.__model = model.eval()
+        self.access = access
+        self.name = name
+        self.meter = meter or Meter()
+
+    def _require(self, wanted: Access) -> None:
+        if _RANK[wanted] > _RANK[self.access]:
+            raise AccessDenied(f"{self.name} declares access to {self.access}, so it cannot see {wanted}")
+
+    def _answer(self, inputs: Tensor, batch_size: int) -> Tensor:
+        self.meter.queries += len(inputs)
+        device = next(self.__model.parameters()).device
+        with torch.no_grad(), self.meter.watch(self.__model):
+            chunks = [self.__model(to_model_input(chunk.to(device))).float() for chunk in inputs.split(batch_size)]
+        return torch.cat(chunks)
+
+    def logits(self, inputs: Tensor, batch_size: int = 1000) -> Tensor:
+        """Return logits (N, K) for inputs in pixel space (or stored uint8 images)."""
+        self._require("logits")
+        return self._answer(inputs, batch_size)
+
+    def probabilities(self, inputs: Tensor, batch_size: int = 1000) -> Tensor:
+        """Return softmax probabilities (N, K)."""
+        return self.logits(inputs, batch_size).softmax(1)
+
+    def labels(self, inputs: Tensor, batch_size: int = 1000) -> Tensor:
+        """Return predicted classes (N,)."""
+        self._require("labels")
+        return self._answer(inputs, batch_size).argmax(1)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Return copies of all parameters and buffers by plain name."""
+        self._require("weights")
+        return {name: value.detach().clone() for name, value in self.__model.state_dict().items()}
+
+    def module(self) -> nn.Module:
+        """Return a copy of the network itself, in eval mode."""
+        self._require("weights")
+        return copy.deepcopy(self.__model).eval()
+
+
+class Suspect(Oracle):
+    """What a verifier sees."""

@@ -1,0 +1,1 @@
+"""Grid, plan, store, Tune driver and command line."""

@@ -1,0 +1,1 @@
+"""Schema, Parquet, MLflow mirror and tables; reads and writes results only."""

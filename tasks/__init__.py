@@ -1,0 +1,1 @@
+"""Data sets, architectures, schedules and the one training loop."""

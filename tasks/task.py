@@ -1,0 +1,127 @@
+"""A task: data set x architecture x training schedule, by key `<dataset>-<model>`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from tasks.architectures import ARCHITECTURES, Normalize, Shape
+from tasks.data import Splits, split
+from tasks.errors import BadInput, nearest, unknown
+from tasks.schedule import Frozen, Schedule
+from tasks.sources import DATASETS, DatasetInfo, load
+from tasks.streams import global_stream
+
+
+class Task(Frozen):
+    """A frozen description; all fields are part of the stages' keys."""
+
+    dataset: str
+    model: str
+    schedule: Schedule = Schedule()
+    samples: int | None = Field(None, ge=50)  # training images used, before the owner/attacker split; None: all
+    test_samples: int | None = Field(None, ge=10)  # None: all
+    references: int = Field(5, ge=1)  # unmarked models for calibration: 3 smoke, 5 laptop, 10 paper
+    calibration_keys: int = Field(100, ge=10)  # fresh keys drawn for the calibrated thresholds
+
+    @property
+    def key(self) -> str:
+        """The task's key, `<dataset>-<model>`."""
+        return f"{self.dataset}-{self.model}"
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Facts of the data set."""
+        return DATASETS[self.dataset]
+
+    @property
+    def shape(self) -> Shape:
+        """Input shape (C, H, W)."""
+        return self.info.shape
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.info.classes
+
+    def build(self, *names: str | int) -> nn.Module:
+        """Return a fresh network in eval mode; its initial weights depend on the stream names alone."""
+        with global_stream(*names, "init"):
+            return self.architecture(self.model).eval()
+
+    def architecture(self, model: str) -> nn.Module:
+        """Return an untrained network of any architecture for this task's data (e.g. a student's)."""
+        if model not in ARCHITECTURES:
+            raise unknown("architecture", model, ARCHITECTURES)
+        normalize = Normalize(self.info.mean, self.info.std)
+        return ARCHITECTURES[model](self.shape, self.classes, normalize)
+
+    def data(self, root: Path | None, seed: int, device: torch.device) -> Splits:
+        """Return the splits of one victim seed, on `device`.
+
+        Raises:
+            MissingData: the data set is not under `root`; the message names the command that fetches it.
+        """
+        train, test = load(self.dataset, root, self.samples, self.test_samples)
+        return split(train, test, seed).to(device)
+
+
+# Profiles of the tasks, most specific last: per data set, then per `<dataset>-<model>`. `paper` holds the papers' own
+# schedules; `laptop` keeps the claims alive on two CPU cores; `smoke` only exercises the code.
+_PAPER: Mapping[str, Mapping[str, Any]] = {
+    "mnist": {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "drops": [0.5, 0.75]},
+    "mnist-mlp-1200x2": {"epochs": 500, "batch_size": 128, "optimizer": "adadelta", "lr": 0.1},  # ingrain
+    "cifar10": {
+        "epochs": 160, "batch_size": 128, "optimizer": "sgd", "lr": 0.1, "nesterov": True, "weight_decay": 5e-4,
+        "drops": [0.5, 0.75], "augment": "crop-flip",
+    },  # USP/CSP: 160 epochs, lr 0.1, x0.1 at 80 and 120
+    "digits": {"epochs": 60, "batch_size": 64, "optimizer": "sgd", "lr": 0.05, "drops": [0.5, 0.75]},
+}  # fmt: skip
+_LAPTOP: Mapping[str, Mapping[str, Any]] = {
+    "digits": {"epochs": 12, "batch_size": 64, "optimizer": "adam", "lr": 2e-3},
+    "mnist": {"epochs": 8, "batch_size": 128, "optimizer": "adam", "lr": 1e-3},
+    "cifar10": {"epochs": 12, "batch_size": 128, "optimizer": "adam", "lr": 1e-3},
+}
+_SMOKE = {"epochs": 2, "batch_size": 64, "optimizer": "adam", "lr": 2e-3}
+_SIZES: Mapping[str, Mapping[str, int]] = {
+    "paper": {"references": 10},
+    "laptop": {"references": 5},
+    "smoke": {"samples": 512, "test_samples": 256, "references": 3, "calibration_keys": 20},
+}
+_TASK_FIELDS = ("samples", "test_samples", "references", "calibration_keys")
+
+
+def profiles() -> tuple[str, ...]:
+    """Return the names of the built-in profiles."""
+    return tuple(_SIZES)
+
+
+def named_tasks() -> tuple[str, ...]:
+    """Return every `<dataset>-<model>` key whose shapes fit."""
+    return tuple(f"{dataset}-{model}" for dataset in sorted(DATASETS) for model in sorted(ARCHITECTURES))
+
+
+def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: str = "") -> Task:
+    """Build a task from its key, a profile and overrides of the schedule (`epochs`, `lr`, …) or sizes (`samples`, …).
+
+    Raises:
+        BadInput: unknown task or field, or a value out of its range; one line with the nearest match.
+    """
+    dataset = next((d for d in sorted(DATASETS, key=len, reverse=True) if key.startswith(f"{d}-")), None)
+    model = key[len(dataset) + 1 :] if dataset else ""
+    if dataset is None or model not in ARCHITECTURES:
+        raise BadInput(f"{where}unknown task {key!r}{nearest(key, named_tasks())} (see: assay list tasks)")
+    own = {
+        "paper": {**_PAPER.get(dataset, {}), **_PAPER.get(key, {})},
+        "laptop": {**_LAPTOP.get(dataset, {}), **_LAPTOP.get(key, {})},
+        "smoke": _SMOKE,
+    }
+    base: dict[str, Any] = {**own.get(profile, own["laptop"]), **_SIZES.get(profile, _SIZES["laptop"]), **overrides}
+    sizes = {name: base.pop(name) for name in _TASK_FIELDS if name in base}
+    drops = tuple(base.pop("drops", ()))
+    return Task(dataset=dataset, model=model, schedule=Schedule(**base, drops=drops), **sizes)
