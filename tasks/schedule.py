@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.errors import BadInput, nearest
 
 
 class Frozen(BaseModel):
     """Base of every configuration: frozen, strict, no unknown keys; the only place that states a default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Infinities have no JSON form, and every configuration is part of a key.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def but(self, **changes: Any) -> Any:
         """Return a validated copy with some fields changed."""
@@ -42,3 +48,68 @@ class Schedule(Frozen):
     def last_lr(self) -> float:
         """The learning rate of the last epoch."""
         return self.lr_at(max(self.epochs - 1, 0))
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], values: Mapping[str, Any], where: str = "") -> M:
+    """Validate plain values, as YAML or JSON gives them, strictly: lists become tuples, "8" is no integer.
+
+    Args:
+        model: the configuration class.
+        values: fields by name.
+        where: file and key, opens each line of an error.
+
+    Raises:
+        BadInput: one line per fault, with the field, what was found, what is allowed and the nearest field.
+    """
+    try:
+        text = json.dumps(dict(values))
+    except TypeError as why:
+        raise BadInput(f"{prefix(where)}only numbers, strings, lists and mappings are allowed: {why}") from None
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as faults:
+        raise explain(faults, model, where) from None
+
+
+def explain(faults: ValidationError, model: type[BaseModel], where: str = "") -> BadInput:
+    """Turn pydantic's error into ours: one line per fault, every fault."""
+    lines = []
+    for fault in faults.errors(include_url=False):
+        path = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            allowed = sorted(_fields_at(model, fault["loc"][:-1]))
+            name = str(fault["loc"][-1])
+            text = f"unknown field {path!r}{nearest(name, allowed)} (allowed: {', '.join(allowed) or 'none'})"
+        elif fault["type"] == "missing":
+            text = f"field {path!r} is missing"
+        else:
+            must = re.sub(r"^Input should be", "must be", fault["msg"])
+            must = re.sub(r"^Value error, ", "", must).replace("a valid array", "a list")
+            choices = re.findall(r"'([^']*)'", must) if fault["type"] == "literal_error" else []
+            hint = nearest(fault["input"], choices) if isinstance(fault["input"], str) else ""
+            text = f"{path + ': ' if path else ''}found {_short(fault['input'])}, {must}{hint}"
+        lines.append(prefix(where) + " ".join(text.split()))
+    return BadInput("\n".join(lines))
+
+
+def prefix(where: str) -> str:
+    """Return `where: `, however it was punctuated, or nothing."""
+    return f"{where.rstrip(': ')}: " if where else ""
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
+    """Return the field names of the model that lies at `path` inside `model`."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return set()
+        model = field.annotation
+    return set(model.model_fields)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

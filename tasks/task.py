@@ -13,7 +13,7 @@ from torch import nn
 from tasks.architectures import ARCHITECTURES, Normalize, Shape
 from tasks.data import Splits, split
 from tasks.errors import BadInput, nearest, unknown
-from tasks.schedule import Frozen, Schedule
+from tasks.schedule import Frozen, Schedule, parse, prefix
 from tasks.sources import DATASETS, DatasetInfo, load
 from tasks.streams import global_stream
 
@@ -93,6 +93,9 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
     "laptop": {"references": 5},
     "smoke": {"samples": 512, "test_samples": 256, "references": 3, "calibration_keys": 20},
 }
+# Networks whose convolutions, batch norm and pooling run faster with the channels innermost: cnn-mini takes half the
+# time a step on a CPU.
+_CHANNELS_LAST = frozenset({"cnn-mini", "resnet8", "resnet18"})
 _TASK_FIELDS = ("samples", "test_samples", "references", "calibration_keys")
 
 
@@ -115,13 +118,21 @@ def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: st
     dataset = next((d for d in sorted(DATASETS, key=len, reverse=True) if key.startswith(f"{d}-")), None)
     model = key[len(dataset) + 1 :] if dataset else ""
     if dataset is None or model not in ARCHITECTURES:
-        raise BadInput(f"{where}unknown task {key!r}{nearest(key, named_tasks())} (see: assay list tasks)")
+        raise BadInput(f"{prefix(where)}unknown task {key!r}{nearest(key, named_tasks())} (see: assay list tasks)")
+    allowed = {*Schedule.model_fields, *_TASK_FIELDS}
+    if strange := sorted(set(overrides) - allowed):
+        raise BadInput("\n".join(str(unknown("setting", name, allowed, where.rstrip(": "))) for name in strange))
     own = {
         "paper": {**_PAPER.get(dataset, {}), **_PAPER.get(key, {})},
         "laptop": {**_LAPTOP.get(dataset, {}), **_LAPTOP.get(key, {})},
         "smoke": _SMOKE,
     }
-    base: dict[str, Any] = {**own.get(profile, own["laptop"]), **_SIZES.get(profile, _SIZES["laptop"]), **overrides}
+    base: dict[str, Any] = {
+        "channels_last": model in _CHANNELS_LAST,
+        **own.get(profile, own["laptop"]),
+        **_SIZES.get(profile, _SIZES["laptop"]),
+        **overrides,
+    }
     sizes = {name: base.pop(name) for name in _TASK_FIELDS if name in base}
-    drops = tuple(base.pop("drops", ()))
-    return Task(dataset=dataset, model=model, schedule=Schedule(**base, drops=drops), **sizes)
+    schedule = parse(Schedule, base, where)
+    return parse(Task, {"dataset": dataset, "model": model, "schedule": schedule.model_dump(), **sizes}, where)
