@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,7 @@ class Lab:
     meter: Meter = field(default_factory=Meter)
     curves: list[dict[str, Any]] = field(default_factory=list)
     checkpoint_s: float = 30.0
+    _calls: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     def stream(self, *parts: str | int) -> torch.Generator:
         """Return the CPU generator named `<plugin>|<parts>|<seed>`; parts: secret, inject, mask, detector, probe, …"""
@@ -72,11 +75,17 @@ class Lab:
             validation=validation,
             select=select,
             observers=observers,
-            resume=Rolling(self.scratch / f"{name}.safetensors", self.checkpoint_s),
+            resume=Rolling(self.scratch / self._file(name), self.checkpoint_s),
             meter=self.meter,
         )
         self.curves.extend({"curve": name, "step": int(row["epoch"]), **_values(row)} for row in result.history)
         return result
+
+    def _file(self, name: str) -> str:
+        """Return a file name of its own for each training of the stage, the same whenever the stage runs again."""
+        self._calls[name] += 1
+        words = re.sub(r"[^0-9A-Za-z_.-]+", "_", f"{self.plugin}-{self.seed}-{name}-{self._calls[name]}")
+        return f"{words}.safetensors"
 
     def curve(self, name: str, step: int, **values: float) -> None:
         """Record one point of a curve."""

@@ -27,3 +27,12 @@ def global_stream(*names: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(stream_seed(*names))
         yield
+
+
+def seed_global(device: torch.device, *names: str | int) -> None:
+    """Seed torch's global generators of the CPU and of `device` alone; the caller puts their state back."""
+    seed = stream_seed(*names)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The one training loop. A method varies it through a `Recipe`; nothing else writes.
+"""The one training loop. A method varies it through a `Recipe` (`tasks.recipe`); nothing else writes.
 
 prepare_model -> optimiser over parameters
 for epoch:  before_epoch
@@ -9,118 +9,40 @@ for epoch:  before_epoch
 from __future__ import annotations
 
 import copy
+import hashlib
+import math
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
-import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tasks.augment import Batches
 from tasks.checkpoint import load_tree, save_tree
 from tasks.data import Labelled, to_model_input
 from tasks.meter import Meter
+from tasks.recipe import Batch, Recipe, State, Terms
 from tasks.schedule import Schedule
-from tasks.streams import stream_seed
+from tasks.streams import seed_global
 
-Terms = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step trains on.
-
-    Attributes:
-        inputs: model inputs (B, ...): images float32 in pixel space [0, 1], or token ids.
-        labels: class indices (B,).
-        index: positions of the clean samples in the training set (clean,).
-        clean: how many leading samples are the clean part, in the order in which they were drawn.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    index: Tensor
-    clean: int
-
-    def append(self, inputs: Tensor, labels: Tensor) -> Batch:
-        """Return this batch with more samples behind it; the clean part stays as drawn."""
-        return replace(self, inputs=torch.cat([self.inputs, inputs]), labels=torch.cat([self.labels, labels]))
-
-
-@dataclass
-class State:
-    """What a step may use: the model, its optimiser, the recipe that owns the step, and the precision."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    recipe: Recipe
-    schedule: Schedule
-    device: torch.device
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which forward passes run."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.precision == "bf16")
-
-    def descend(self, terms: Terms) -> Terms:
-        """Minimise the sum of the terms by one optimiser step; return them detached."""
-        self.optimizer.zero_grad(set_to_none=True)
-        total = sum(terms.values())
-        assert isinstance(total, Tensor)
-        total.backward()
-        self.recipe.on_gradients(self.model)
-        self.optimizer.step()
-        return {name: term.detach() for name, term in terms.items()}
-
-
-class Recipe:
-    """What a method may vary of training. Every part has one owner and a neutral default.
-
-    The defaults are plain supervised training with mean cross-entropy.
-    """
-
-    def prepare_model(self, model: nn.Module) -> nn.Module:
-        """Change layers before the optimiser exists; return the network to train."""
-        return model
-
-    def parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        """Return what the main optimiser owns; must be parameters of `model`."""
-        return (p for p in model.parameters() if p.requires_grad)
-
-    def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Refresh triggers, masks, temperatures or targets; `epoch` counts from 0."""
-
-    def mix(self, batch: Batch, step: int) -> Batch:
-        """Add or replace samples; `step` counts from 0 within the epoch. The clean order stays as drawn."""
-        return batch
-
-    def loss(self, model: nn.Module, batch: Batch) -> Terms:
-        """Return named scalar terms; their sum is minimised and each becomes a curve."""
-        return {"task": F.cross_entropy(model(batch.inputs), batch.labels)}
-
-    def on_gradients(self, model: nn.Module) -> None:
-        """Project, mask or clip gradients between backward and optimiser step."""
-
-    def after_step(self, model: nn.Module, batch: Batch) -> None:
-        """Update auxiliary networks or restore masked weights after the optimiser step."""
-
-    def step(self, state: State, batch: Batch) -> Terms:
-        """Run one whole step; override only when no part above fits."""
-        with state.autocast():
-            terms = self.loss(state.model, batch)
-        done = state.descend(terms)
-        self.after_step(state.model, batch)
-        return done
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that must survive a restart at an epoch's end (tensors and plain values)."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+__all__ = [
+    "Batch",
+    "Observer",
+    "Recipe",
+    "Rolling",
+    "State",
+    "Terms",
+    "Trained",
+    "build_optimizer",
+    "evaluate",
+    "fit",
+    "predict",
+    "training_mode",
+]
 
 
 class Observer(Protocol):
@@ -146,7 +68,7 @@ class Trained:
         model: the trained network (as `prepare_model` left it), in eval mode.
         history: one dict per epoch: `epoch`, `lr`, the mean of each loss term, `val_accuracy` if validated.
         chosen_epoch: the epoch (from 1) whose weights `model` holds.
-        diverged: whether training stopped because a loss was no longer finite.
+        diverged: whether a loss (training then stops) or a weight is no longer finite.
     """
 
     model: nn.Module
@@ -193,6 +115,14 @@ def training_mode(model: nn.Module) -> None:
             module.eval()
 
 
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded optimiser state the memory layout of its parameters, as fused kernels and bitwise equality need."""
+    for parameter, own in optimizer.state.items():
+        for name, value in own.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                own[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def _has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
@@ -200,21 +130,43 @@ def _has_batch_norm(model: nn.Module) -> bool:
 class _Loop:
     """The state of one call of `fit`: what a rolling checkpoint saves and restores."""
 
-    def __init__(self, state: State, rolling: Rolling | None, meter: Meter) -> None:
+    def __init__(self, state: State, rolling: Rolling | None, meter: Meter, seed: str) -> None:
         self.state = state
         self.rolling = rolling
         self.meter = meter
+        self.seed = seed
         self.result = Trained(state.model)
         self.best: dict[str, Tensor] | None = None
         self.best_accuracy = -1.0
         self.epoch = 0  # epochs finished
+        self.stopped = False  # an observer asked for it
         self.saved_at = time.monotonic()
+        self.identity = self._identify() if rolling else ""
 
-    def save(self, force: bool = False) -> None:
-        if self.rolling is None or not (force or time.monotonic() - self.saved_at >= self.rolling.every_s):
+    def _identify(self) -> str:
+        """Return a digest of what is trained and how: another run's checkpoint is never continued."""
+        recipe = self.state.recipe
+        words = [self.seed, type(recipe).__qualname__, self.state.schedule.model_dump_json()]
+        digest = hashlib.sha256("|".join(words).encode())
+        for name, value in self.state.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or self.result.diverged or self.epoch >= self.state.schedule.epochs
+
+    def save(self) -> None:
+        """Write the rolling checkpoint if it is due: after a while, and at the end, so that no finished run is lost."""
+        if self.rolling is None:
+            return
+        if not self.finished and time.monotonic() - self.saved_at < self.rolling.every_s:
             return
         tree = {
+            "identity": self.identity,
             "epoch": self.epoch,
+            "stopped": self.stopped,
             "model": self.state.model.state_dict(),
             "optimizer": self.state.optimizer.state_dict(),
             "recipe": self.state.recipe.state_dict(),
@@ -229,17 +181,24 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
+        """Continue from the rolling checkpoint, if there is a readable one of this very run."""
         if self.rolling is None or not self.rolling.path.exists():
             return
-        tree = load_tree(self.rolling.path, self.state.device)
+        try:
+            tree = load_tree(self.rolling.path, self.state.device)
+        except SafetensorError:  # cut short by a power failure: train again
+            return
+        if tree["identity"] != self.identity:
+            return
         self.state.model.load_state_dict(tree["model"])
         self.state.optimizer.load_state_dict(tree["optimizer"])
+        _match_layout(self.state.optimizer)
         self.state.recipe.load_state_dict(tree["recipe"])
         self.result.history = tree["history"]
         self.result.chosen_epoch = tree["chosen"]
         self.result.diverged = tree["diverged"]
         self.best, self.best_accuracy = tree["best"], tree["best_accuracy"]
-        self.epoch = tree["epoch"]
+        self.epoch, self.stopped = tree["epoch"], tree["stopped"]
         self.meter.add(Meter(**tree["meter"]))
 
     def run_epoch(self, batches: Batches) -> dict[str, float]:
@@ -250,7 +209,7 @@ class _Loop:
         training_mode(state.model)
         lonely = len(batches.labels) % batches.batch_size == 1 and _has_batch_norm(state.model)
         steps = len(batches) - int(lonely)  # batch norm cannot normalise a single sample
-        torch.manual_seed(stream_seed(batches.seed, "dropout", epoch))
+        seed_global(state.device, batches.seed, "dropout", epoch)
         batches.start_epoch(epoch)
         state.recipe.before_epoch(state.model, epoch)
         sums: Terms = {}
@@ -297,10 +256,11 @@ def fit(
         recipe: what the method varies; `Recipe()` is plain cross-entropy.
         schedule: optimiser, learning rate, batches, epochs, augmentation, precision.
         seed: name of the random streams (`order`, `augment`, `dropout`).
-        validation: samples for `select="val_best"` and the `val_accuracy` curve; never the test set.
+        validation: samples for `select="val_best"` and the `val_accuracy` curve; never the test set. None or empty:
+            no curve, and the last epoch is kept.
         select: keep the last epoch, or the one with the highest validation accuracy (epoch 0 excluded).
         observers: called after each epoch; read only; True stops.
-        resume: rolling checkpoint; if the file exists, training continues from it, bit for bit.
+        resume: rolling checkpoint; if the file holds this very run, training continues from it, bit for bit.
         meter: where sample passes are counted.
 
     Raises:
@@ -314,23 +274,21 @@ def fit(
     if foreign := len({id(p) for p in owned} - {id(p) for p in model.parameters()}):
         raise ValueError(f"{type(recipe).__name__}.parameters: {foreign} parameters are not the model's")
     state = State(model, build_optimizer(owned, schedule), recipe, schedule, device)
-    loop = _Loop(state, resume, Meter())
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), loop.meter.watch(model):
+    loop = _Loop(state, resume, Meter(), seed)
+    judged = validation if validation is not None and len(validation) else None
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         loop.restore()
         batches = Batches(data.inputs, data.labels, schedule, seed)
-        while loop.epoch < schedule.epochs and not loop.result.diverged and len(data):
-            means = loop.run_epoch(batches)
-            loop.epoch += 1
-            if not all(map(_finite, means.values())):
-                loop.result.diverged = True
-            if validation is not None:
-                loop.choose(validation, means)
+        while not loop.finished and len(data):
+            with loop.meter.watch(model):
+                means = loop.run_epoch(batches)
+                loop.epoch += 1
+                loop.result.diverged = not all(map(math.isfinite, means.values()))
+                if judged is not None:
+                    loop.choose(judged, means)
             loop.result.history.append(means)
             # Every observer sees every epoch; any of them may ask to stop.
-            stop = any([observer(loop.epoch - 1, model, means) for observer in observers])  # noqa: C419
-            if stop:
-                break
+            loop.stopped = any([observer(loop.epoch - 1, model, means) for observer in observers])  # noqa: C419
             loop.save()
     result = loop.result
     if select == "val_best" and loop.best is not None:
@@ -339,11 +297,9 @@ def fit(
         result.chosen_epoch = loop.epoch
     if schedule.channels_last:
         model = model.to(memory_format=torch.contiguous_format)
+    # The last step's loss may be finite and its update not.
+    result.diverged = result.diverged or not all(bool(p.isfinite().all()) for p in owned)
     result.model = model.eval()
     if meter is not None:
         meter.add(loop.meter)
     return result
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
