@@ -1,0 +1,180 @@
+"""What commands print for people, with rich; and the values behind `--json`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.store import Store
+from tasks.errors import BadInput
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Plan
+    from orchestrator.sweep import Report
+
+_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "methods": ("key", "title", "access", "not_for"),
+    "attacks": ("key", "title", "kind", "access"),
+    "tasks": ("key", "shape", "classes", "licence"),
+    "grids": ("key", "title"),
+}
+
+
+def listing(what: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a table with the columns that suit a terminal (`--json` has all)."""
+    console = Console()
+    columns = _COLUMNS.get(what) or (tuple(rows[0]) if rows else ())
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "))
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {entry}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(entry) for entry in value)
+    return str(value)
+
+
+# --- plan ------------------------------------------------------------------------------------------------------------
+
+
+def plan_values(plan: Plan, out: Path | None) -> dict[str, Any]:
+    """Return what `assay plan` says: counts, cached stages, impossible cells with reasons, estimated cost."""
+    store = Store(out / "store") if out and (out / "store").is_dir() else None
+    have = store.committed_keys() & plan.stages.keys() if store else set()
+    missing = plan.missing(have)
+    kinds = Counter(stage.kind for stage in plan.stages.values())
+    impossible = Counter((cell.method, cell.attack, cell.task, cell.reason) for cell in plan.cells if cell.reason)
+    seconds = sum(plan.stages[key].seconds for key in missing)
+    return {
+        "name": plan.name,
+        "profile": plan.profile,
+        "cells": len(plan.cells),
+        "stages": len(plan.stages),
+        "stages_by_kind": {kind: kinds[kind] for kind in ("clean", "embed", "attack")},
+        "cached": len(have),
+        "to_execute": len(missing),
+        "impossible": [
+            {"method": method, "attack": attack, "task": task, "reason": reason, "cells": count}
+            for (method, attack, task, reason), count in sorted(impossible.items())
+        ],
+        "estimate": {
+            "worker_seconds": round(seconds, 1),
+            "longest_path_seconds": round(max((plan.critical[key] for key in missing), default=0.0), 1),
+        },
+        "keys": sorted(plan.stages),
+    }
+
+
+def plan_text(values: Mapping[str, Any]) -> None:
+    """Print a plan."""
+    console = Console()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in values["stages_by_kind"].items())
+    console.print(
+        f"[bold]{values['name']}[/bold] ({values['profile']}): {values['cells']} cells, {values['stages']} stages"
+    )
+    console.print(f"  stages: {kinds}; {values['cached']} cached, {values['to_execute']} to execute")
+    estimate = values["estimate"]
+    console.print(
+        f"  estimate: {duration(estimate['worker_seconds'])} of one worker, "
+        f"{duration(estimate['longest_path_seconds'])} on the longest path"
+    )
+    for item in values["impossible"]:
+        place = f"{item['method']} x {item['attack']} on {item['task']}"
+        console.print(f"  n/a: {place} ({item['cells']} cells): {item['reason']}", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def status_values(out: Path) -> dict[str, Any]:
+    """Return what `assay status` says of an output folder, while its sweep runs or after it.
+
+    Raises:
+        BadInput: the folder holds no sweep.
+    """
+    try:
+        sweep = json.loads((out / "sweep.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        raise BadInput(f"{out}: no sweep here (no readable sweep.json); assay run GRID -o {out} makes one") from None
+    from results.tables import summary
+
+    from results.parquet import read_rows
+
+    store = Store(out / "store")
+    rows = read_rows(out) if (out / "rows.parquet").exists() else None
+    return {
+        "name": sweep["name"],
+        "profile": sweep["profile"],
+        "started": sweep.get("started"),
+        "ended": sweep.get("ended"),
+        "cells": sweep["cells"],
+        "stages": sweep["stages"],
+        "committed_stages": len(store.committed_keys()),
+        "running": sorted(str(marker["key"])[:12] for marker in store.running()) if not sweep.get("ended") else [],
+        "rows": summary(rows) if rows is not None else {},
+    }
+
+
+def status_text(values: Mapping[str, Any]) -> None:
+    """Print a status."""
+    console = Console()
+    state = f"ended {values['ended']}" if values["ended"] else f"{len(values['running'])} stages at work"
+    console.print(f"[bold]{values['name']}[/bold] ({values['profile']}), started {values['started']}, {state}")
+    console.print(f"  {values['committed_stages']} of {values['stages']} stages committed, {values['cells']} cells")
+    for key, value in values["rows"].items():
+        if isinstance(value, Mapping):
+            console.print(f"  {key}: " + ", ".join(f"{count} {name}" for name, count in value.items()), highlight=False)
+        elif isinstance(value, list):
+            for entry in value:
+                console.print(f"  {key}: {_cell(entry)}", highlight=False)
+
+
+def report_text(report: Report, out: Path) -> None:
+    """Print the end of a sweep and what to do next."""
+    console = Console()
+    console.print(
+        f"{report.cells} cells: {report.failed} failed, {report.blocked} blocked, "
+        f"{report.not_applicable} not applicable; {report.stages} stages: "
+        f"{report.executed} executed, {report.cached} cached; {duration(report.wall_s)}",
+        highlight=False,
+    )
+    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
+    console.print(f"see: assay table {shown}", highlight=False)
+
+
+def check_text(results: Iterable[Any]) -> None:
+    """Print contract checks, one line each."""
+    console = Console()
+    begun, count, broken = time.monotonic(), 0, 0
+    for result in results:
+        count += 1
+        broken += not result.ok
+        mark = "[green]ok[/green]    " if result.ok else "[red]broken[/red]"
+        console.print(f"{mark} {result.subject}: {result.name}: {result.text}", highlight=False)
+    console.print(f"{count} checks, {broken} broken, {duration(time.monotonic() - begun)}")

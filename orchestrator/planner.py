@@ -1,0 +1,200 @@
+"""From a grid to a plan: resolve every entry with its defaults, drop doubles, key stages and cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attacks.base import Attack
+from methods.base import Method
+from orchestrator.configs import configured
+from orchestrator.grid import Entry, Grid
+from orchestrator.keys import SCHEMA, canonical, content_key
+from orchestrator.plan import Cell, Plan, Stage, StageKind
+from orchestrator.registry import Registry
+from tasks import VERSION
+from tasks.sources import fingerprint
+from tasks.task import Task, profiles, resolve_task
+
+# Only the estimate rests on these; measured durations replace them as soon as there are some.
+_FLOPS_PER_SECOND = 8e9
+_EVALUATION_S = 0.3
+
+
+@dataclass(frozen=True)
+class _Plugin:
+    """A configured method or attack with what keys and rows need of it."""
+
+    plugin: Any
+    key: str
+    identity: dict[str, Any]
+    config: str
+
+    @staticmethod
+    def of(plugin: Method | Attack) -> _Plugin:
+        config = plugin.config.model_dump(mode="json")
+        identity = {"key": plugin.key, "version": plugin.version, "config": config}
+        return _Plugin(plugin, plugin.key, identity, canonical(config))
+
+
+def build_plan(grid: Grid, registry: Registry, data_root: Path | None, device: str = "cpu", threads: int = 1) -> Plan:
+    """Expand a grid into cells and the stages they share.
+
+    Raises:
+        BadInput: a parameter that its plugin refuses.
+        MissingData: a data set that is not on this machine.
+    """
+    return _Planner(grid, registry, data_root, device, threads).build()
+
+
+class _Planner:
+    def __init__(self, grid: Grid, registry: Registry, data_root: Path | None, device: str, threads: int) -> None:
+        self.grid = grid
+        self.data_root = data_root
+        self.device = device
+        # One thread is the rule; more change the order of sums, hence bits, so they are part of the key.
+        self.numerics = (
+            {"device": device} if threads == 1 or device == "cuda" else {"device": device, "threads": threads}
+        )
+        base = grid.profile if grid.profile in profiles() else "laptop"
+        self.tasks = _unique(resolve_task(e.key, base, {**grid.train, **e.params}, f"{e.where}: ") for e in grid.tasks)
+        self.methods = self._plugins(grid.methods, registry.methods, base)
+        self.attacks = self._plugins(grid.attacks, registry.attacks, base)
+        self.stages: dict[str, Stage] = {}
+
+    @staticmethod
+    def _plugins(entries: list[Entry], registry: Any, base: str) -> list[_Plugin]:
+        found: dict[str, _Plugin] = {}
+        for entry in entries:
+            cls = registry[entry.key]
+            params = {**(cls.laptop if base != "paper" else {}), **entry.params}
+            made = _Plugin.of(configured(cls, params, f"{entry.where}: {entry.key}"))
+            found.setdefault(canonical(made.identity), made)
+        return list(found.values())
+
+    def build(self) -> Plan:
+        cells = {cell.key: cell for cell in self._cells()}
+        return Plan(self.grid.name, self.grid.profile, list(cells.values()), self.stages)
+
+    def _cells(self) -> Iterator[Cell]:
+        for task in self.tasks:
+            facts = _TaskFacts(task, fingerprint(task.dataset, self.data_root), self.device)
+            for method in self.methods:
+                unfit = method.plugin.supports(task)
+                pairs = [(attack, unfit or attack.plugin.supports(task, method.plugin)) for attack in self.attacks]
+                for seed in self.grid.seeds:
+                    yield from self._row_of_cells(facts, method, pairs, seed)
+
+    def _row_of_cells(
+        self, facts: _TaskFacts, method: _Plugin, pairs: list[tuple[_Plugin, str | None]], seed: int
+    ) -> Iterator[Cell]:
+        embed = None
+        for attack, unfit in pairs:
+            if not unfit and embed is None:
+                embed = self._embed(facts, method, seed)
+            for attack_seed in self.grid.attack_seeds:
+                point = {**facts.identity, "seed": seed, "method": method.identity, "attack": attack.identity}
+                stage = None if unfit or embed is None else self._attack(facts, embed, attack, attack_seed)
+                yield Cell(
+                    key=content_key({**point, "attack_seed": attack_seed, "numerics": self.numerics}),
+                    task=facts.task.key,
+                    dataset=facts.task.dataset,
+                    model=facts.task.model,
+                    profile=self.grid.profile,
+                    split=attack.identity["config"].get("split", "none"),
+                    method=method.key,
+                    method_config=method.config,
+                    attack=attack.key,
+                    attack_config=attack.config,
+                    victim_seed=seed,
+                    attack_seed=attack_seed,
+                    clean_key=embed.identity["unmarked"]["clean"] if stage and embed else None,
+                    embed_key=embed.key if stage and embed else None,
+                    attack_key=stage.key if stage else None,
+                    reason=unfit or "",
+                )
+
+    def _add(  # the one place that makes a stage
+        self, kind: StageKind, identity: dict[str, Any], parents: tuple[str, ...], label: str, facts: _TaskFacts, *,
+        passes: float, cheap: bool = False,
+    ) -> Stage:  # fmt: skip
+        identity = {"schema": SCHEMA, "stage": kind, "numerics": self.numerics, **identity}
+        key = content_key(identity)
+        if key not in self.stages:
+            seconds = _EVALUATION_S + passes * facts.flops / _FLOPS_PER_SECOND
+            self.stages[key] = Stage(key, kind, identity, parents, seconds, cheap, label, facts.resource)
+        return self.stages[key]
+
+    def _clean(self, facts: _TaskFacts, seed: int, role: str) -> Stage:
+        train_seed = f"train|{seed}" if role == "clean" else f"train|{seed}|{role}"
+        identity = {
+            "task": facts.training,
+            "data": facts.data,
+            "seed": seed,
+            "train_seed": train_seed,
+            "trainer": VERSION,
+        }
+        passes = 3.0 * facts.owner * facts.task.schedule.epochs
+        label = f"clean {role} | {facts.task.key} | seed {seed}"
+        return self._add("clean", identity, (), label, facts, passes=passes)
+
+    def _embed(self, facts: _TaskFacts, method: _Plugin, seed: int) -> Stage:
+        roles = {role: self._clean(facts, seed, role).key for role in method.plugin.unmarked(facts.task)}
+        identity = {**facts.identity, "seed": seed, "method": method.identity, "unmarked": roles}
+        passes = 3.0 * facts.owner * method.plugin.schedule(facts.task).epochs
+        label = f"embed {method.key} | {facts.task.key} | seed {seed}"
+        return self._add("embed", identity, tuple(roles.values()), label, facts, passes=passes)
+
+    def _attack(self, facts: _TaskFacts, embed: Stage, attack: _Plugin, attack_seed: int) -> Stage:
+        own = {name: embed.identity[name] for name in ("task", "data", "seed", "method")}
+        identity = {**own, "attack": attack.identity, "attack_seed": attack_seed, "embed": embed.key}
+        epochs = attack.identity["config"].get("epochs") or facts.task.schedule.epochs
+        passes = 0.0 if attack.plugin.cheap else 3.0 * facts.owner / 4 * epochs
+        label = f"attack {attack.key} | {own['method']['key']} | {facts.task.key} | seed {own['seed']}"
+        if attack_seed:
+            label += f".{attack_seed}"
+        return self._add(
+            "attack", identity, (embed.key,), label, facts, passes=passes, cheap=attack.plugin.cheap
+        )  # fmt: skip
+
+
+class _TaskFacts:
+    """What keys and estimates need of a task, computed once."""
+
+    def __init__(self, task: Task, data: str, device: str) -> None:
+        self.task = task
+        self.data = data
+        whole = task.model_dump(mode="json")
+        # An unmarked model does not depend on how many of its kind calibrate a threshold.
+        self.training = {k: v for k, v in whole.items() if k not in ("references", "calibration_keys")}
+        self.identity = {"task": whole, "data": data}
+        whole_set = (task.info.counts or (10_000, 0))[0]
+        self.owner = 0.8 * min(task.samples or whole_set, whole_set)
+        self.flops, parameters = _flops(task.dataset, task.model)
+        if device == "cpu":
+            self.resource = "cpu"
+        else:
+            self.resource = "gpu.small" if parameters < 1e6 else "gpu.medium" if parameters < 2e7 else "gpu.large"
+
+
+@lru_cache(maxsize=64)
+def _flops(dataset: str, model: str) -> tuple[float, int]:
+    """Return floating point operations of one sample's forward pass, and the number of parameters."""
+    task = Task(dataset=dataset, model=model)
+    network = task.architecture(model).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *task.shape))
+    return float(counter.get_total_flops()), sum(p.numel() for p in network.parameters())
+
+
+def _unique(tasks: Iterator[Task]) -> list[Task]:
+    found: dict[str, Task] = {}
+    for task in tasks:
+        found.setdefault(canonical(task.model_dump(mode="json")), task)
+    return list(found.values())

@@ -1,0 +1,364 @@
+"""Running one stage: build what its identity names, train or attack, evaluate, commit; the same inline and in actors."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from attacks.base import Attack, Outcome, Victim
+from attacks.protocol import ambiguity, classify
+from methods.base import Method, Secret
+from methods.suspect import Suspect
+from methods.verdict import Thresholds, Verdict
+from orchestrator.configs import configured
+from orchestrator.keys import canonical, content_key
+from orchestrator.plan import Stage
+from orchestrator.registry import Registry
+from orchestrator.store import Store
+from tasks.data import Splits, split
+from tasks.errors import AssayError
+from tasks.lab import Lab
+from tasks.meter import Meter
+from tasks.sources import load
+from tasks.streams import stream_seed
+from tasks.task import Task
+from tasks.trainer import evaluate, predict
+
+Status = Literal["executed", "cached", "failed"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and on what a stage runs; none of it is part of a key, but for the kind of device and the threads.
+
+    Attributes:
+        out: the sweep's folder; the store lies in `<out>/store`.
+        data_root: folder of the data sets, None for `$ASSAY_DATA`.
+        plugins: paths of plugin files.
+        device: `cpu` or `cuda`.
+        threads: torch threads of a stage on the CPU; more than one changes the order of sums, so it is in the key.
+        checkpoint_s: seconds between rolling checkpoints.
+    """
+
+    out: str
+    data_root: str | None = None
+    plugins: tuple[str, ...] = ()
+    device: str = "cpu"
+    threads: int = 1
+    checkpoint_s: float = 30.0
+
+
+@dataclass
+class Product:
+    """What a stage commits: JSON results, and optionally a state dict and trees."""
+
+    result: dict[str, Any]
+    model: dict[str, torch.Tensor] | None = None
+    trees: dict[str, Secret] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    costs: dict[str, float] = field(default_factory=dict)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Clock:
+    """Wall time of the work itself; evaluation pauses it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.total = 0.0
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the block."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.total += self._now() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the block out of a surrounding `running` block."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.total -= self._now() - start
+
+
+class Bench:
+    """One stage at work: its store, data, parents and plugins, loaded when asked for."""
+
+    def __init__(self, stage: Stage, context: Context) -> None:
+        self.stage = stage
+        self.identity = stage.identity
+        self.context = context
+        self.store = Store(Path(context.out) / "store")
+        self.device = torch.device(context.device)
+        self.registry = _registry(context.plugins)
+        self.task = Task.model_validate_json(canonical(self.identity["task"]))
+        self.clock = Clock(self.device)
+
+    @property
+    def splits(self) -> Splits:
+        """The data of the stage's victim seed, on the device."""
+        sizes = (self.task.samples, self.task.test_samples)
+        return _splits(self.task.dataset, sizes, self.context.data_root, self.identity["seed"], self.context.device)
+
+    def method(self) -> Method:
+        """The stage's method with its configuration, no secret."""
+        own = self.identity["method"]
+        return configured(self.registry.methods[own["key"]], own["config"])
+
+    def attack(self) -> Attack:
+        """The stage's attack with its configuration."""
+        own = self.identity["attack"]
+        return configured(self.registry.attacks[own["key"]], own["config"])
+
+    def network(self, key: str) -> nn.Module:
+        """A committed parent's network, eval mode, on the device; a fresh copy at each call."""
+        model = self.task.architecture(self.task.model)
+        model.load_state_dict(self.store.model(key))
+        return model.to(self.device).eval()
+
+    def lab(self, plugin: str, seed: int, train_seed: str) -> Lab:
+        """What the plugin may use."""
+        parents = self.identity.get("unmarked", {})
+
+        def unmarked(role: str) -> nn.Module:
+            if role not in parents:
+                raise AssayError(f"{plugin} declares no unmarked model {role!r} (declared: {', '.join(parents)})")
+            return self.network(parents[role])
+
+        return Lab(
+            plugin=plugin,
+            seed=seed,
+            device=self.device,
+            scratch=self.store.scratch(self.stage.key),
+            train_seed=train_seed,
+            unmarked=unmarked,
+            checkpoint_s=self.context.checkpoint_s,
+        )
+
+    def costs(self, meter: Meter) -> dict[str, float]:
+        """The cost record of the work measured by the clock."""
+        threads = 1 if self.device.type == "cuda" else self.context.threads
+        return {"wall_s": self.clock.total, "device_s": self.clock.total * threads, **meter.as_dict()}
+
+
+def _clean(bench: Bench) -> Product:
+    """Train an unmarked model; its role names the streams of initial weights and order."""
+    identity, task = bench.identity, bench.task
+    lab = bench.lab("train", identity["seed"], identity["train_seed"])
+    with bench.clock.running():
+        trained = lab.fit(task.build(lab.train_seed), bench.splits.owner.train, schedule=task.schedule)
+    costs = bench.costs(lab.meter)
+    main = evaluate(trained.model, bench.splits.test)
+    notes = ["diverged: a loss is not finite"] if trained.diverged else []
+    return Product({"main": main}, trained.model.state_dict(), {}, notes, costs, lab.curves)
+
+
+def _embed(bench: Bench) -> Product:
+    """Mark a model, calibrate the thresholds on unmarked models, read the mark from the marked and the clean model."""
+    identity, task, method = bench.identity, bench.task, bench.method()
+    lab = bench.lab(method.key, identity["seed"], f"train|{identity['seed']}")
+    owner = bench.splits.owner
+    with bench.clock.running():
+        mark = method.embed(task, owner, lab)
+    costs = bench.costs(lab.meter)
+    thresholds = method.thresholds(task, owner, mark.secret, lab)
+    verdict = method.verify(Suspect(mark.model, method.access, method.key), mark.secret)
+    on_clean = method.verify(Suspect(lab.unmarked("clean"), method.access, method.key), mark.secret)
+    result = {
+        "main": evaluate(mark.model, bench.splits.test),
+        "thresholds": {"paper": thresholds.paper, "sok": thresholds.sok, "strict": thresholds.strict},
+        "verdict": _judged(verdict, thresholds),
+        "verdict_clean": _judged(on_clean, thresholds),
+        "response": mark.response,
+    }
+    trees = {"secret": mark.secret}
+    return Product(result, mark.model.state_dict(), trees, mark.notes, costs, lab.curves)
+
+
+def _attack(bench: Bench) -> Product:
+    """Attack a marked model with the attacker's data, then judge what is left, with the secret, outside the attack."""
+    identity, task = bench.identity, bench.task
+    method, attack = bench.method(), bench.attack()
+    seed = stream_seed("attack", identity["seed"], identity["attack_seed"])
+    lab = bench.lab(attack.key, seed, f"attack|{attack.key}|{seed}")
+    marked = bench.store.record(identity["embed"])["result"]
+    thresholds = Thresholds(**marked["thresholds"])
+    secret = bench.store.tree(identity["embed"], "secret", bench.device)
+    test = bench.splits.test
+
+    def probe(step: int, model: nn.Module) -> None:
+        with bench.clock.paused():
+            measured = copy.deepcopy(model).eval()
+            score = method.score(Suspect(measured, method.access, method.key), secret)[0] if secret else None
+            lab.curve("attack", step, main=evaluate(measured, test), **({} if score is None else {"score": score}))
+
+    lab.probe = probe
+    victim = Victim(bench.network(identity["embed"]), attack.needs, task, method, lab.meter)
+    with bench.clock.running():
+        outcome = attack.run(victim, bench.splits.attacker_view(attack.config.split), lab)
+    costs = bench.costs(lab.meter)
+    left = outcome.surrogate or bench.network(identity["embed"])
+    left = left.to(bench.device).eval()
+    main = evaluate(left, test)
+    verdict = method.verify(Suspect(left, method.access, method.key), secret)
+    judged = _judged(verdict, thresholds)
+    result = {"main": main, "verdict": judged, "structure": outcome.structure, "report": outcome.report}
+    result |= _comparison(bench, outcome, left)
+    if marked["verdict"]["applicable"]:
+        result["outcome"] = classify(marked["main"], main, judged["strict"])
+    if outcome.rival is not None:
+        rival = _judged(method.verify(Suspect(left, method.access, method.key), outcome.rival), thresholds)
+        result["rival"] = rival
+        result["ambiguity"] = ambiguity(judged["strict"], rival["strict"])
+    trees = {"rival": outcome.rival} if outcome.rival is not None else {}
+    return Product(result, None, trees, outcome.notes, costs, lab.curves)
+
+
+_RUN: dict[str, Callable[[Bench], Product]] = {"clean": _clean, "embed": _embed, "attack": _attack}
+
+
+def _judged(verdict: Verdict, thresholds: Thresholds) -> dict[str, Any]:
+    return {**verdict.as_dict(), **thresholds.decide(verdict)}
+
+
+def _comparison(bench: Bench, outcome: Outcome, left: nn.Module) -> dict[str, float]:
+    """Agreement of predictions with the victim on the test set, and the relative change of the weights."""
+    victim = bench.network(bench.identity["embed"])
+    inputs = bench.splits.test.inputs
+    agreement = float((predict(victim, inputs).argmax(1) == predict(left, inputs).argmax(1)).float().mean())
+    figures = {"agreement": agreement}
+    if outcome.structure == "same":
+        before, after = victim.state_dict(), left.state_dict()
+        weights = [name for name, value in before.items() if value.is_floating_point()]
+        moved = sum(float((after[name].double() - before[name].double()).square().sum()) for name in weights)
+        size = sum(float(before[name].double().square().sum()) for name in weights)
+        figures["weight_change"] = (moved / size) ** 0.5 if size else 0.0
+    return figures
+
+
+def execute(stage: Stage, context: Context) -> Status:
+    """Run one stage in this process and commit it, or note its failure in the store; a stage's own error never raises.
+
+    A stage that is committed already is not run again.
+    """
+    store = Store(Path(context.out) / "store")
+    if store.committed(stage.key):
+        return "cached"
+    store.begin(stage.key, f"{platform.node()}:{os.getpid()}")
+    started = _utc()
+    prepare(context)
+    try:
+        bench = Bench(stage, context)
+        product = _RUN[stage.kind](bench)
+        record = {
+            "stage": stage.kind,
+            "label": stage.label,
+            "identity": stage.identity,
+            "result": _finite(product.result),
+            "notes": product.notes,
+            "costs": product.costs,
+            "curves": _finite(product.curves),
+            "environment": environment(context.device),
+            "started": started,
+            "ended": _utc(),
+        }
+        store.commit(stage.key, record, product.model, product.trees)
+    except Exception as error:
+        # A worker's error is data: the sweep goes on, the row says why.
+        store.fail(stage.key, _error_kind(error), _one_line(error), traceback.format_exc())
+        return "failed"
+    return "executed"
+
+
+def prepare(context: Context) -> None:
+    """Set this process's threads and determinism; cheap, so it is done before every stage."""
+    if torch.get_num_threads() != context.threads:
+        torch.set_num_threads(context.threads)
+    if context.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # `fp32` means fp32: permuted networks must agree to 1e-5
+
+
+@lru_cache(maxsize=1)
+def environment(device: str) -> dict[str, str]:
+    """Return what the figures may depend on: versions, processor, device."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": processor,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def environment_hash(facts: dict[str, str]) -> str:
+    """Return a short name of an environment."""
+    return content_key(facts)[:12]
+
+
+@lru_cache(maxsize=4)
+def _registry(plugins: tuple[str, ...]) -> Registry:
+    return Registry([Path(plugin) for plugin in plugins])
+
+
+@lru_cache(maxsize=4)
+def _splits(
+    dataset: str, sizes: tuple[int | None, int | None], data_root: str | None, seed: int, device: str
+) -> Splits:
+    train, test = load(dataset, Path(data_root) if data_root else None, *sizes)
+    return split(train, test, seed).to(torch.device(device))
+
+
+def _error_kind(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "oom"
+    return type(error).__name__ if isinstance(error, AssayError) else "error"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AssayError) else f"{type(error).__name__}: {text}"
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON cannot hold by null: a diverged loss is no number."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def _utc() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
