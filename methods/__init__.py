@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from methods.adi import Adi
 from methods.base import Method
 from methods.clean import Clean
+from methods.null_embedding import NullEmbedding
+from methods.uchida import Uchida
 
 METHODS: Mapping[str, type[Method]] = {
     cls.key: cls
     for cls in (
+        Adi,
         Clean,
+        NullEmbedding,
+        Uchida,
     )
 }  # fmt: skip

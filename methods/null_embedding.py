@@ -1,0 +1,208 @@
+"""Dual embedding: a signed pattern of extreme pixels never changes the answer, its inverse always forces one class.
+
+Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural Networks", 2019,
+    https://arxiv.org/abs/1910.01226
+Access: labels, for inputs far outside [0, 1]; a service that clips its inputs hides the mark. Protected is the network.
+Differs from the paper: Ed25519 signatures instead of RSA and domain-separated SHA-256/SHAKE-256 for the unspecified
+    hashes; the value of lambda, lost in the available text, is 2000 without and 2000/255 with normalisation layers
+    (extreme samples ruin batch statistics); a p-value by key re-draw (T6), since an unmarked network answers an extreme
+    pattern with one class as a whole and no binomial law holds; the laptop profile clips gradients, without which
+    lambda 2000 collapses training to one class.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from methods.base import Method, MethodConfig, Secret
+from methods.parts.dual import Examination, Pattern, pattern, stamp
+from methods.parts.redraw import redraw_p_value
+from methods.parts.signature import SIGNATURE_BYTES, is_signed, random_bytes, signed_key
+from methods.suspect import Suspect
+from methods.verdict import Verdict
+from tasks.data import Party, to_model_input
+from tasks.errors import UnsupportedModel
+from tasks.lab import Lab
+from tasks.streams import stream
+from tasks.task import Task
+from tasks.trainer import Batch, Recipe
+
+_HARMLESS_EXTREME = 50.0  # batch statistics survive patterns up to about this lambda
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+_GRINDING = 2.0**40  # signatures that a determined claimant can try
+
+
+class Config(MethodConfig):
+    """Settings of the dual embedding."""
+
+    inject_ratio: float = Field(0.5, ge=0, le=1)  # share of a batch that is replaced, half null and half true samples
+    pattern_size: int = Field(6, ge=1)  # n: side of the square, pixels
+    extreme: float | None = Field(None, ge=0)  # lambda, pixel space; None: 2000, or 2000/255 with normalisation layers
+    allow_bn: bool = False  # accept lambda > 50 in a network with batch norm
+    grad_clip: float | None = Field(None, gt=0)  # largest global gradient norm
+    marks: int = Field(1, ge=1)  # signatures embedded together; one is announced, the others stay hidden
+    threshold: float = Field(0.8, gt=0, le=1)  # T, of both parts
+    null_metric: Literal["label", "agreement"] = "label"  # null answers compared with labels, or with unstamped answers
+    true_exclude_target: bool = False  # leave images of class y_W out of the true part
+    n_probe: int = Field(500, ge=10)  # the owner's held-out images, as far as there are so many
+    null_keys: int = Field(999, ge=9)  # fresh keys of test T6
+    search_budget: int = Field(1, ge=1)  # signatures that the claimant tried; multiplies the p-value
+
+
+@lru_cache(maxsize=64)  # calibration draws many keys for one task
+def _norm_layers(task: Task) -> tuple[bool, bool]:
+    """Return whether the task's network has normalisation layers at all, and batch norm among them."""
+    layers = list(task.build("layers").modules())
+    batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
+    return any(isinstance(layer, _NORMS) for layer in layers), batch_norm
+
+
+class _DualEmbedding(Recipe):
+    """Replaces a share of every batch by stamped samples, in place; the clean order stays as drawn."""
+
+    def __init__(self, patterns: list[Pattern], extreme: float, config: Config, samples: int, lab: Lab) -> None:
+        self.signs = [p.signs.to(lab.device) for p in patterns]
+        self.targets = [p.label for p in patterns]
+        self.extreme, self.config, self.samples, self.lab = extreme, config, samples, lab
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        # One draw per sample of the epoch, moved to the device at once; the ranks within a batch choose positions.
+        draws = torch.rand(self.samples, generator=self.lab.stream("inject", epoch), dtype=torch.float64)
+        self.draws, self.used = draws.to(self.lab.device), 0
+
+    def mix(self, batch: Batch, step: int) -> Batch:
+        size = batch.clean
+        replaced = int(self.config.inject_ratio * size + 0.5)
+        order = self.draws[self.used : self.used + size].argsort()[:replaced]
+        self.used += size
+        if not replaced:
+            return batch
+        inputs, labels = batch.inputs.clone(), batch.labels.clone()
+        for signs, target, places in zip(self.signs, self.targets, order.tensor_split(len(self.signs)), strict=True):
+            true, null = places[: len(places) // 2], places[len(places) // 2 :]
+            inputs[null] = stamp(inputs[null], signs, self.extreme)
+            inputs[true] = stamp(inputs[true], -signs, self.extreme)
+            labels[true] = target
+        return Batch(inputs, labels, batch.index, size)
+
+    def on_gradients(self, model: nn.Module) -> None:
+        if self.config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.config.grad_clip)
+
+
+class NullEmbedding(Method):
+    """A signature's pattern, null and true embedded from the first epoch on."""
+
+    key = "null-embedding"
+    title = "Null embedding"
+    paper = "Li et al., arXiv 1910.01226, https://arxiv.org/abs/1910.01226"
+    access = "labels"
+    family = "keys"
+    gate = 0.8
+    Config = Config
+    laptop: ClassVar[dict[str, Any]] = {"grad_clip": 1.0}
+
+    def supports(self, task: Task) -> str | None:
+        """Return why the task's inputs or network cannot take the pattern, or None."""
+        if task.info.kind != "image":
+            return f"the pattern is made of pixels; {task.dataset} holds {task.info.kind}"
+        size, (_, height, width) = self.config.pattern_size, task.shape
+        if min(height, width) <= size:
+            return f"images of {height}x{width} are not larger than the pattern of {size}x{size}"
+        extreme = self._extreme(task)
+        if _norm_layers(task)[1] and extreme > _HARMLESS_EXTREME and not self.config.allow_bn:
+            return f"extreme {extreme:g} ruins batch norm (at most {_HARMLESS_EXTREME:g}); lower it or set allow_bn"
+        return None
+
+    def _extreme(self, task: Task) -> float:
+        if self.config.extreme is not None:
+            return float(self.config.extreme)
+        return 2000 / 255 if _norm_layers(task)[0] else 2000.0
+
+    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+        """Sign with fresh keys and keep held-out images as probes; everything else follows from the signature."""
+        draws = lab.stream("secret")
+        announced, *hidden = (signed_key(draws) for _ in range(self.config.marks))
+        probes = data.held_out.take(slice(0, self.config.n_probe))
+        return {
+            **announced,
+            "hidden": hidden,
+            "pattern_size": self.config.pattern_size,
+            "extreme": self._extreme(task),
+            "shape": list(task.shape),
+            "classes": task.classes,
+            "inputs": probes.inputs,
+            "labels": probes.labels,
+        }
+
+    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+        """Stamp a share of every batch; the extreme value in the secret decides."""
+        patterns = [_pattern(secret, owner["signature"]) for owner in (secret, *secret["hidden"])]
+        return _DualEmbedding(patterns, secret["extreme"], self.config, len(data.train), lab)
+
+    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+        """Check the signature, then both parts of the announced mark, then T6 (Algorithm 3).
+
+        A hidden mark is verified alone by `{**secret, **secret["hidden"][i]}`. The chance level is 1/K for each part,
+        less for the smaller of the two.
+        """
+        chance, threshold = 1 / secret["classes"], self.config.threshold
+        if not is_signed(secret):
+            return Verdict(0.0, chance, threshold, 1.0, False, "T6", reason="signature")
+        own = _pattern(secret, secret["signature"])
+        exams = {metric: self._examination(suspect, secret, metric) for metric in ("label", "agreement")}
+        exam = exams[self.config.null_metric]
+        true, null = exam.count(own, "true"), {metric: each.count(own, "null") for metric, each in exams.items()}
+        least = min(true, null[self.config.null_metric], key=_share)
+        score = _share(least)
+        # The verifier's own keys, the same for every claimant.
+        draws = stream(self.key, "null-keys")
+        fresh = [random_bytes(draws, SIGNATURE_BYTES) for _ in range(self.config.null_keys)]
+        p_value, drawn = redraw_p_value(
+            lambda begin, end: exam.reach([_pattern(secret, signature) for signature in fresh[begin:end]], score),
+            len(fresh),
+        )
+        metrics = {
+            "true": _share(true),
+            **{f"null_{metric}": _share(count) for metric, count in null.items()},
+            "passes_at_half": float(score >= 0.5),
+            "p_search_2to40": min(1.0, p_value * _GRINDING),
+            "fresh_keys": float(drawn),
+            "out_of_range_allowed": 1.0,
+        }
+        p_value = min(1.0, p_value * self.config.search_budget)
+        return Verdict(score, chance, threshold, p_value, score >= threshold, "T6", *least, metrics=metrics)
+
+    def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int, int]:
+        """Return (the smaller part's share, its hits, its probes) without T6; zeros if the signature is not valid."""
+        if not is_signed(secret):
+            return 0.0, 0, len(secret["labels"])
+        own = _pattern(secret, secret["signature"])
+        exam = self._examination(suspect, secret, self.config.null_metric)
+        least = exam.count(own, "true")
+        if least[0]:  # nothing is smaller than no hit at all
+            least = min(least, exam.count(own, "null"), key=_share)
+        return _share(least), *least
+
+    def _examination(self, suspect: Suspect, secret: Secret, metric: str) -> Examination:
+        """Return the probes put to the suspect; a null answer is compared with the label or the unstamped answer."""
+        if not len(secret["labels"]):
+            raise UnsupportedModel("null-embedding: no held-out images to probe with")
+        inputs, labels = to_model_input(secret["inputs"]), secret["labels"]
+        targets = labels if metric == "label" else suspect.labels(inputs).to(labels.device)
+        return Examination(suspect, inputs, targets, labels, secret["extreme"], self.config.true_exclude_target)
+
+
+def _pattern(secret: Secret, signature: bytes) -> Pattern:
+    channels, height, width = secret["shape"]
+    return pattern(signature, secret["pattern_size"], (channels, height, width), secret["classes"])
+
+
+def _share(count: tuple[int, int]) -> float:
+    right, asked = count
+    return right / asked if asked else 0.0
