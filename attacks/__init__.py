@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attacks.base import Attack
+from attacks.distill import Distill
+from attacks.fine_tune import FineTune
+from attacks.forge import Forge
 from attacks.none import NoAttack
+from attacks.overwrite import Overwrite
+from attacks.permute import Permute
+from attacks.prune import Prune
 
 ATTACKS: Mapping[str, type[Attack]] = {
     cls.key: cls
     for cls in (
+        Distill,
+        FineTune,
+        Forge,
         NoAttack,
+        Overwrite,
+        Permute,
+        Prune,
     )
 }  # fmt: skip

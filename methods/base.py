@@ -122,6 +122,10 @@ class Method(ABC):
         """Return the plain network to release, and complete the secret in place, after training."""
         return model
 
+    def carrier_layers(self, task: Task) -> tuple[str, ...]:
+        """Return the names of the layers whose weights carry the mark by position; public knowledge, no secret."""
+        return ()
+
     def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int | None, int | None]:
         """Return (score, matches, trials) without a p-value, for calibration and search; override if cheaper."""
         verdict = self.read(suspect, secret)
@@ -181,6 +185,7 @@ class Method(ABC):
         for index in range(draws):
             secret = self.draw(task, data, lab_for_key(lab, index))
             score = self.score(victim, secret)[0]
+            lab.curve("forge", index, score=score)
             if best is None or score > best[0]:
                 best = (score, secret)
         if best is None:

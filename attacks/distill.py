@@ -1,0 +1,128 @@
+"""Distillation: train a fresh student on the victim's soft answers, so that only what the outputs carry survives.
+
+Paper: the distillation attack of the ingrain paper and of USP/CSP, after Hinton, Vinyals, Dean 2015,
+    https://arxiv.org/abs/1503.02531; the extraction settings of SoK, https://arxiv.org/abs/2108.04974
+Access: logits of the served victim, and samples of the task.
+Differs from the paper: the weight of the soft term (0.9) is ours where the papers give none; the laptop profile trains
+    the student by the task's own schedule, because recipe SCR is tuned for 60 epochs and more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.training import divergence, from_scratch, needs_samples, probes, relabelled
+from methods.base import Method
+from tasks.architectures import ARCHITECTURES
+from tasks.data import Party
+from tasks.errors import unknown
+from tasks.lab import Lab
+from tasks.meter import Meter
+from tasks.recipe import Batch, Recipe, Terms
+from tasks.schedule import Schedule
+from tasks.streams import global_stream
+from tasks.task import Task
+
+Reduction = Literal["batch", "wrt"]
+
+
+class Config(AttackConfig):
+    """Settings of distillation."""
+
+    student: str | None = None  # key of an architecture; None: the victim's own
+    temperature: float = Field(4.0, gt=0)  # T
+    alpha: float = Field(0.9, ge=0, le=1)  # weight of the soft term; the rest is cross-entropy on `labels`
+    labels: Literal["true", "victim_hard"] = "true"
+    teacher_view: Literal["augmented", "fixed"] = "augmented"  # asked per batch, or once on the samples as stored
+    reduction: Reduction = "batch"  # wrt: mean over samples and classes, as SoK's toolkit computes it
+    schedule: Literal["scratch", "task"] = "scratch"  # recipe SCR, or the victim's own
+    epochs: int | None = Field(None, ge=0)  # None: as many as the victim's
+
+    @field_validator("student")
+    @classmethod
+    def _known(cls, student: str | None) -> str | None:
+        if student not in (None, *ARCHITECTURES):
+            raise ValueError(str(unknown("architecture", str(student), ARCHITECTURES)))
+        return student
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: Reduction = "batch") -> Tensor:
+    """Return T² KL(softmax(z_V / T) || softmax(z_S / T)) for logits (B, K), summed over classes, mean over the batch.
+
+    `reduction="wrt"` divides by the number of classes too. Source: Hinton et al. 2015, section 2.
+    """
+    own = F.log_softmax(student / temperature, dim=1)
+    soft = F.log_softmax(teacher / temperature, dim=1)
+    mean = "batchmean" if reduction == "batch" else "mean"
+    return F.kl_div(own, soft, reduction=mean, log_target=True) * temperature**2
+
+
+class Distillation(Recipe):
+    """alpha times the soft term plus (1 - alpha) times cross-entropy; the teacher is asked only if alpha > 0."""
+
+    def __init__(self, victim: Victim, config: Config, fixed: Tensor | None) -> None:
+        """Keep the teacher; `fixed` (N, K) are its logits by position in the training set, if it is asked only once."""
+        self.victim, self.config, self.fixed = victim, config, fixed
+        self.paid = victim.meter.as_dict()
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        """Return the terms `soft` and `task`, as far as their weights are not zero."""
+        alpha, logits = self.config.alpha, model(batch.inputs)
+        terms: Terms = {}
+        if alpha > 0:
+            teacher = self.victim.logits(batch.inputs) if self.fixed is None else self.fixed[batch.index]
+            terms["soft"] = alpha * distillation_loss(logits, teacher, self.config.temperature, self.config.reduction)
+        if alpha < 1:
+            terms["task"] = (1 - alpha) * F.cross_entropy(logits, batch.labels)
+        return terms
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the teacher's answers have cost, so that an interrupted run reports the same queries."""
+        return {"spent": {name: count - self.paid[name] for name, count in self.victim.meter.as_dict().items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Charge what was spent before the interruption."""
+        self.victim.meter.add(Meter(**state["spent"]))
+
+
+class Distill(Attack):
+    """Train a student on the served victim's soft outputs."""
+
+    key = "distill"
+    title = "Distillation"
+    source = "Hinton et al. 2015; tables of the ingrain paper, USP and CSP"
+    needs = "logits"
+    needs_data = True
+    laptop: ClassVar = {"schedule": "task"}
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why there is nothing to train on, or None."""
+        return needs_samples(self.config)
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return the student at the epoch with the best held-out accuracy."""
+        config, task = self.config, victim.task
+        data, _ = relabelled(data, victim, config.labels)
+        fixed = victim.logits(data.train.inputs) if config.teacher_view == "fixed" and config.alpha > 0 else None
+        kind = config.student or task.model
+        with global_stream(lab.plugin, "init", lab.seed):
+            student = task.architecture(kind)
+        trained = lab.fit(
+            student, data.train, Distillation(victim, config, fixed), self._schedule(task),
+            validation=data.held_out, select="val_best", observers=[probes(lab)],
+        )  # fmt: skip
+        structure: Literal["same", "other_arch"] = "same" if kind == task.model else "other_arch"
+        return Outcome(trained.model, structure=structure, notes=divergence(trained))
+
+    def _schedule(self, task: Task) -> Schedule:
+        epochs = task.schedule.epochs if self.config.epochs is None else self.config.epochs
+        if self.config.schedule == "scratch":
+            return from_scratch(task, epochs)
+        own: Schedule = task.schedule.but(epochs=epochs)
+        return own

@@ -1,0 +1,120 @@
+"""Fine-tuning: keep training the stolen network until its mark is forgotten.
+
+Paper: the robustness tables of all five papers; modes of Adi et al., USENIX Security 2018,
+    https://arxiv.org/abs/1802.04633, and Lukas et al. (SoK), S&P 2022, https://arxiv.org/abs/2108.04974
+Access: weights, and labelled samples of the task (or the victim's own answers).
+Differs from the paper: the kept epoch is the best on the attacker's held-out data, never on the test set; frozen batch
+    norms keep their running statistics (the toolkit of SoK lets them drift); one learning rate serves all layers;
+    `last` takes the owner's last rate but not its optimiser, so where the owner trains with Adam it is a rate of SGD.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.graph import logit_layer
+from attacks.parts.training import (
+    FineTuning,
+    Labels,
+    divergence,
+    fine_tuning,
+    needs_samples,
+    only_trainable,
+    probes,
+    relabelled,
+    reset,
+)
+from methods.base import Method
+from tasks.data import Party
+from tasks.lab import Lab
+from tasks.schedule import Schedule
+from tasks.task import Task
+
+
+class Config(AttackConfig):
+    """Settings of fine-tuning; the defaults are those of the soft-label papers (USP, CSP)."""
+
+    mode: Literal["ftal", "ftll", "rtal", "rtll"] = "ftal"  # fine-tune or re-train (new head) all or the last layer
+    epochs: int = Field(100, ge=0)
+    lr: Annotated[float, Field(ge=0)] | Literal["last"] = 0.01  # "last": the rate with which the owner stopped
+    drop_every: int | None = Field(None, ge=1)  # epochs between drops of the rate; None: constant
+    drop_factor: float = Field(0.5, gt=0, le=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    batch_size: int = Field(128, ge=1)
+    labels: Labels = "true"
+    warmup_head_batches: int = Field(0, ge=0)  # mode rtal: the new head alone for so many batches (SoK: 200)
+    trials: int = Field(0, ge=0)  # rounds of FCW, each on top of the last; 0: one run of `epochs`
+    epochs_per_trial: int = Field(1, ge=1)
+
+
+class FineTune(Attack):
+    """Fine-tune or re-train all layers or the last one."""
+
+    key = "fine-tune"
+    title = "Fine-tuning"
+    source = "Adi et al. 2018; Lukas et al. (SoK), S&P 2022"
+    needs = "weights"
+    needs_data = True
+    laptop: ClassVar = {"epochs": 5}
+    identity: ClassVar = {"epochs": 0}
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why there is nothing to train on, or None."""
+        return needs_samples(self.config)
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return the fine-tuned copy, at the epoch with the best held-out accuracy (rounds: after the last one)."""
+        config, model = self.config, victim.module()
+        data, targets = relabelled(data, victim, config.labels)
+        head = model.get_submodule(logit_layer(model))
+        if config.mode in ("rtal", "rtll"):
+            reset(head, lab.plugin, "init", lab.seed)
+        whole = config.mode in ("ftal", "rtal")
+        with nullcontext() if whole else only_trainable(model, head):
+            recipe = FineTuning(targets, *self._held(head, whole))
+            return (
+                self._rounds(model, recipe, data, victim.task, lab)
+                if config.trials
+                else self._once(model, recipe, data, victim.task, lab)
+            )
+
+    def _held(self, head: nn.Module, whole: bool) -> tuple[nn.Module | None, int | None]:
+        if not whole:
+            return head, None
+        warmup = self.config.warmup_head_batches if self.config.mode == "rtal" else 0
+        return (head, warmup) if warmup else (None, None)
+
+    def _schedule(self, task: Task, epochs: int) -> Schedule:
+        config, step = self.config, self.config.drop_every
+        drops = tuple(epoch / epochs for epoch in range(step, epochs, step)) if step else ()
+        return fine_tuning(
+            task, epochs, config.lr, drops=drops, drop_factor=config.drop_factor, momentum=config.momentum,
+            weight_decay=config.weight_decay, batch_size=config.batch_size,
+        )  # fmt: skip
+
+    def _once(self, model: nn.Module, recipe: FineTuning, data: Party, task: Task, lab: Lab) -> Outcome:
+        schedule = self._schedule(task, self.config.epochs)
+        trained = lab.fit(
+            model, data.train, recipe, schedule,
+            validation=data.held_out, select="val_best", observers=[probes(lab)],
+        )  # fmt: skip
+        return Outcome(trained.model, notes=divergence(trained))
+
+    def _rounds(self, model: nn.Module, recipe: FineTuning, data: Party, task: Task, lab: Lab) -> Outcome:
+        schedule, notes = self._schedule(task, self.config.epochs_per_trial), list[str]()
+        for trial in range(1, self.config.trials + 1):
+            # Own streams for each round: the samples come in a fresh order.
+            trained = lab.fit(
+                model, data.train, recipe, schedule, name=f"trial-{trial}", validation=data.held_out
+            )  # fmt: skip
+            model = trained.model
+            lab.probe(trial, model)
+            notes += [f"trial {trial}: {note}" for note in divergence(trained)]
+        return Outcome(model, notes=notes)

@@ -1,0 +1,50 @@
+"""Forging: leave the model alone and produce counterfeit evidence that verifies on it.
+
+Paper: the forging attack of the greedy-residuals paper (Liu, Weng, Zhu, ICML 2021,
+    https://proceedings.mlr.press/v139/liu21x.html), 200 random signatures; ambiguity attacks of Fan et al. (DeepIPR),
+    NeurIPS 2019, https://arxiv.org/abs/1909.07830
+Access: weights. A forger holds the model, so evidence may be solved for or optimised; the least sufficient for a search
+    alone would be what the method's own verifier sees.
+Differs from the paper: how each kind of evidence is forged belongs to the method (`Method.forge`, its strongest known
+    procedure); the default is the paper's search. Whether a commitment would have exposed the counterfeit is a figure
+    of the method's verdict, not of this attack.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from methods.base import Method
+from methods.suspect import Suspect
+from tasks.data import Party
+from tasks.lab import Lab
+from tasks.task import Task
+
+
+class Config(AttackConfig):
+    """Settings of forging."""
+
+    draws: int = Field(200, ge=1)  # secrets drawn by a search; closed-form procedures need one
+
+
+class Forge(Attack):
+    """Claim an unchanged model with counterfeit evidence."""
+
+    key = "forge"
+    title = "Forged evidence"
+    source = "Liu, Weng, Zhu (greedy residuals), ICML 2021"
+    kind = "ambiguity"
+    needs = "weights"
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why there is no evidence to forge, or None."""
+        return (
+            f"{method.key} verifies nothing, so there is no evidence to forge" if method.access == "nothing" else None
+        )
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return the counterfeit; the scores of a search are the curve `forge`."""
+        suspect = Suspect(victim.module(), "weights", self.key, victim.meter)
+        return Outcome(rival=victim.method.forge(suspect, victim.task, data, lab, self.config.draws))

@@ -1,0 +1,170 @@
+"""What attacks that train have in common: recipes FT and SCR, label sources, frozen bodies, probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attacks.base import AttackConfig, Victim
+from tasks.data import Labelled, Party
+from tasks.lab import Lab
+from tasks.recipe import Batch, Recipe, Terms
+from tasks.schedule import Schedule
+from tasks.streams import global_stream
+from tasks.task import Task
+from tasks.trainer import Observer, Trained, training_mode
+
+Labels = Literal["true", "victim_hard", "victim_soft"]
+LearningRate = float | Literal["last"]
+"""A rate, or `last`: the one with which the owner's training ended."""
+
+
+def needs_samples(config: AttackConfig) -> str | None:
+    """Return why an attack that trains cannot run under its split mode, or None."""
+    return "it trains, and split mode 'none' leaves no data" if config.split == "none" else None
+
+
+def learning_rate(lr: LearningRate, owner: Schedule) -> float:
+    """Resolve `last` against the owner's schedule."""
+    return owner.last_lr if lr == "last" else lr
+
+
+def fine_tuning(task: Task, epochs: int, lr: LearningRate, **changes: Any) -> Schedule:
+    """Return recipe FT: SGD, momentum 0.9, weight decay 5e-4, batch 128, constant rate, the task's augmentation."""
+    own = task.schedule
+    recipe = {
+        "epochs": epochs, "batch_size": 128, "optimizer": "sgd", "lr": learning_rate(lr, own), "momentum": 0.9,
+        "nesterov": False, "weight_decay": 5e-4, "drops": (),
+    }  # fmt: skip
+    schedule: Schedule = own.but(**{**recipe, **changes})
+    return schedule
+
+
+def from_scratch(task: Task, epochs: int) -> Schedule:
+    """Return recipe SCR: SGD 0.1 with Nesterov, weight decay 5e-4, batch 64, ×0.2 at 33 %, 58 % and 83 % (WRT-C)."""
+    schedule: Schedule = task.schedule.but(
+        epochs=epochs, batch_size=64, optimizer="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4,
+        drops=(20 / 60, 35 / 60, 50 / 60), drop_factor=0.2,
+    )  # fmt: skip
+    return schedule
+
+
+def relabelled(data: Party, victim: Victim, labels: Labels) -> tuple[Party, Tensor | None]:
+    """Return the attacker's data under a label source, and soft targets (N, K) for its training part or None.
+
+    The victim answers once, on inputs as stored (not augmented). Without true labels the held-out part carries the
+    victim's answers too, so that a checkpoint is chosen by agreement with the victim.
+    """
+    if labels == "true":
+        return data, None
+    soft = victim.probabilities(data.train.inputs) if labels == "victim_soft" else None
+    hard = victim.labels(data.train.inputs) if soft is None else soft.argmax(1)
+    held_out = data.held_out
+    if len(held_out):
+        held_out = Labelled(held_out.inputs, victim.labels(held_out.inputs))
+    return replace(data, train=Labelled(data.train.inputs, hard), held_out=held_out), soft
+
+
+def freeze_statistics(model: nn.Module, besides: nn.Module | None = None) -> None:
+    """Put every batch norm outside `besides` into eval mode, so that its running statistics stay."""
+    kept = set() if besides is None else set(besides.modules())
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in kept:
+            module.eval()
+
+
+@contextmanager
+def only_trainable(model: nn.Module, part: nn.Module) -> Iterator[None]:
+    """Freeze the parameters outside `part` inside the block."""
+    own = {id(parameter) for parameter in part.parameters()}
+    frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+class FineTuning(Recipe):
+    """Cross-entropy on given labels or soft targets; on request the head alone, always or for the first batches."""
+
+    def __init__(
+        self, targets: Tensor | None = None, head: nn.Module | None = None, warmup_batches: int | None = None
+    ) -> None:
+        """Set the parts.
+
+        Args:
+            targets: soft targets (N, K) by position in the training set; None: the labels.
+            head: the only module that trains while `warmup_batches` last; None: everything trains.
+            warmup_batches: for how many steps the rest stands still; None: for all of them.
+        """
+        self.targets, self.head, self.warmup = targets, head, warmup_batches
+        self.steps = 0
+
+    @property
+    def _holding(self) -> bool:
+        return self.head is not None and (self.warmup is None or self.steps < self.warmup)
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Keep the body's running statistics while it stands still."""
+        if self._holding:
+            freeze_statistics(model, self.head)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        """Return the mean cross-entropy; for soft targets -(1/B) sum_i sum_c y_ic log softmax(z_i)_c."""
+        if self.targets is None:
+            return super().loss(model, batch)
+        return {"task": F.cross_entropy(model(batch.inputs), self.targets[batch.index])}
+
+    def on_gradients(self, model: nn.Module) -> None:
+        """Take the gradients of a body that stands still, so that neither momentum nor weight decay moves it."""
+        if self._holding and self.head is not None:
+            own = {id(parameter) for parameter in self.head.parameters()}
+            for parameter in model.parameters():
+                if id(parameter) not in own:
+                    parameter.grad = None
+
+    def after_step(self, model: nn.Module, batch: Batch) -> None:
+        """Count steps; let the body go when the warm-up ends."""
+        held = self._holding
+        self.steps += 1
+        if held and not self._holding:
+            training_mode(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps taken."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self.steps = state["steps"]
+
+
+def probes(lab: Lab) -> Observer:
+    """Return an observer that shows every epoch's state to the evaluator."""
+
+    def observe(epoch: int, model: nn.Module, means: dict[str, float]) -> None:
+        lab.probe(epoch + 1, model)
+
+    return observe
+
+
+def divergence(trained: Trained) -> list[str]:
+    """Return the note on a run whose loss stopped being finite, if it did."""
+    if not trained.diverged:
+        return []
+    return [f"diverged in epoch {len(trained.history)}; the state of epoch {trained.chosen_epoch} is kept"]
+
+
+def reset(module: nn.Module, *names: str | int) -> None:
+    """Initialise a layer anew, by its own default, under named streams; in place."""
+    with global_stream(*names), torch.no_grad():
+        module.reset_parameters()  # type: ignore[operator]

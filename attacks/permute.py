@@ -1,0 +1,101 @@
+"""Permutation: reorder neurons, so that marks that are read by position are misread; the function stays.
+
+Paper: the neuron permutation attack of the greedy-residuals paper (Liu, Weng, Zhu, ICML 2021,
+    https://proceedings.mlr.press/v139/liu21x.html); "feature permutation" of SoK, https://arxiv.org/abs/2108.04974
+Access: weights; no data.
+Differs from the paper: the layers that read the moved channels are permuted too, which the paper does not mention but
+    its threat model demands; `carrier` moves the rows and the columns of the marked layer, because a mark averaged over
+    rows is blind to their order.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.channels import Group, permute
+from attacks.parts.graph import channel_groups
+from methods.base import Method
+from tasks.data import Party
+from tasks.errors import UnsupportedModel
+from tasks.lab import Lab
+from tasks.task import Task
+
+
+class Config(AttackConfig):
+    """Settings of the permutation."""
+
+    targets: str = "all"  # all; carrier: the layers that the method is known to use; or layers' names joined by "+"
+    n_nodes: Annotated[int, Field(ge=2)] | Literal["all"] = "all"  # how many channels of a group change places
+
+
+def draw_order(channels: int, n_nodes: int | Literal["all"], generator: torch.Generator) -> Tensor:
+    """Return a permutation of 0 … channels-1 (channels,): uniform, or one that moves exactly `n_nodes` channels.
+
+    Raises:
+        ValueError: fewer channels than `n_nodes`.
+    """
+    if n_nodes == "all":
+        return torch.randperm(channels, generator=generator)
+    if not 2 <= n_nodes <= channels:
+        raise ValueError(f"n_nodes: expected 2 ... {channels}, got {n_nodes}")
+    order = torch.arange(channels)
+    chosen = torch.randperm(channels, generator=generator)[:n_nodes]
+    # Uniform among the permutations without fixed points, by rejection: about e draws.
+    while True:
+        moved = torch.randperm(n_nodes, generator=generator)
+        if not (moved == torch.arange(n_nodes)).any():
+            order[chosen] = chosen[moved]
+            return order
+
+
+class Permute(Attack):
+    """Reorder the channels of a network without changing its function."""
+
+    key = "permute"
+    title = "Neuron permutation"
+    source = "Liu, Weng, Zhu (greedy residuals), ICML 2021"
+    needs = "weights"
+    cheap = True
+    identity: ClassVar = {}
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why there is no layer to permute, or None."""
+        if self.config.targets == "carrier" and not method.carrier_layers(task):
+            return f"{method.key} names no carrier layer; its mark is not read by position"
+        return None
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return the permuted copy.
+
+        Raises:
+            UnsupportedModel: no group of channels can be permuted where the targets ask for it.
+        """
+        model = victim.module()
+        notes: list[str] = []
+        groups = self._chosen(channel_groups(model), victim)
+        for group in groups:
+            if self.config.n_nodes != "all" and group.channels < self.config.n_nodes:
+                notes.append(
+                    f"{group.name}: {group.channels} channels, fewer than {self.config.n_nodes}; left as it is"
+                )
+                continue
+            permute(model, group, draw_order(group.channels, self.config.n_nodes, lab.stream("select", group.name)))
+        return Outcome(model, notes=notes)
+
+    def _chosen(self, groups: list[Group], victim: Victim) -> list[Group]:
+        targets = self.config.targets
+        if targets == "all":
+            chosen = groups
+        else:
+            carrier = victim.method.carrier_layers(victim.task) if targets == "carrier" else targets.split("+")
+            chosen = [group for group in groups if {*carrier} & {member.module for member in group.members}]
+        if not chosen:
+            found = ", ".join(group.name for group in groups) or "none"
+            raise UnsupportedModel(f"targets: nothing to permute at {targets!r} (groups led by: {found})")
+        return chosen

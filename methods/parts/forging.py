@@ -1,0 +1,64 @@
+"""Counterfeit evidence for an unchanged network, by kind of evidence; what a method's `forge` may call."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.suspect import Suspect
+from tasks.errors import UnsupportedModel
+
+
+def relabel(victim: Suspect, inputs: Tensor) -> Tensor:
+    """Return the victim's own predictions (N,) on any inputs, to be claimed as the secret labels of a trigger set.
+
+    Verifies with certainty wherever labels are not bound to the inputs before the network is seen.
+    """
+    return victim.labels(inputs)
+
+
+def adversarial_triggers(
+    network: nn.Module, inputs: Tensor, labels: Tensor, epsilon: float = 8 / 255, steps: int = 40
+) -> Tensor:
+    """Return inputs that a network answers as `labels`, by targeted projected gradient descent (Madry et al., 2018).
+
+    Args:
+        network: in eval mode; neither weights nor mode change.
+        inputs: images in pixel space [0, 1], float32 (N, C, H, W), on the network's device.
+        labels: the answers wished for (N,).
+        epsilon: the largest change of a pixel.
+        steps: of size 2.5 epsilon / steps.
+    """
+    change = torch.zeros_like(inputs)
+    with torch.enable_grad():
+        for _ in range(steps):
+            change.requires_grad_(True)
+            wanted = F.cross_entropy(network(inputs + change), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(wanted, change)
+            moved = change.detach() - 2.5 * epsilon / steps * gradient.sign()
+            change = (inputs + moved.clamp(-epsilon, epsilon)).clamp(0, 1) - inputs
+    return (inputs + change).detach()
+
+
+def solve_projection(carrier: Tensor, bits: Tensor, generator: torch.Generator, margin: float = 2.0) -> Tensor:
+    """Return a matrix X, float64 (B, d), whose projections X w have the signs of any message (Uchida's extraction).
+
+    A Gaussian matrix, corrected per row by x_j <- x_j + (t_j - x_j . w) w / |w|^2 with t_j = margin (2 b_j - 1).
+
+    Args:
+        carrier: the weights w (d,) that the verifier reads.
+        bits: the message b (B,), of 0 and 1.
+        generator: a CPU generator.
+        margin: distance of every projection from the decision at 0.
+
+    Raises:
+        UnsupportedModel: the carrier is zero, so that no matrix reads anything from it.
+    """
+    w = carrier.detach().double().cpu().flatten()
+    norm = w.dot(w)
+    if not norm > 0:
+        raise UnsupportedModel("the carrier is zero; no projection reads a message from it")
+    matrix = torch.randn(len(bits), len(w), generator=generator, dtype=torch.float64)
+    target = margin * (2 * bits.double().cpu() - 1)
+    return matrix + ((target - matrix @ w) / norm)[:, None] * w
