@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tasks.errors import UnsupportedModel
 from tasks.registry import Registry
 
 Shape = tuple[int, int, int]
@@ -40,6 +41,8 @@ class LeNet5(nn.Module):
         self.conv1 = nn.Conv2d(shape[0], 6, 5, padding=2 if shape[1] == 28 else 0)
         self.conv2 = nn.Conv2d(6, 16, 5)
         side = ((shape[1] + (4 if shape[1] == 28 else 0) - 4) // 2 - 4) // 2
+        if shape[1] != shape[2] or side < 1:
+            raise UnsupportedModel(f"lenet5 needs square inputs of at least 16x16, got {shape[1]}x{shape[2]}")
         self.fc1 = nn.Linear(16 * side * side, 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, classes)
@@ -152,10 +155,25 @@ ARCHITECTURES: Registry[Builder] = Registry(
 )
 
 
-def register_architecture(key: str, builder: Builder) -> None:
+_KINDS: dict[str, str] = {}  # of registered architectures whose inputs are no images
+
+
+def kind_of(key: str) -> str:
+    """Return the kind of input that an architecture takes (`DatasetInfo.kind`)."""
+    return _KINDS.get(key, "image")
+
+
+def register_architecture(key: str, builder: Builder, kind: str = "image") -> None:
     """Add an architecture: `builder(shape, classes, normalize)` returns a network whose first module is `normalize`.
 
+    Args:
+        key: its key, the second half of the tasks' keys.
+        builder: draws the initial weights from torch's global generator, which the caller seeds.
+        kind: what it takes; it is paired with the data sets of that kind.
+
     Raises:
-        BadInput: the key is taken.
+        BadInput: the key is taken by another architecture.
     """
     ARCHITECTURES.register(key, builder)
+    if kind != "image":
+        _KINDS[key] = kind

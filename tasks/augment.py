@@ -32,20 +32,29 @@ class Batches:
             )
         self.inputs = inputs
         if self.crop:
-            # All shifts of all images as one strided view (N, C, 2P+1, 2P+1, H, W): selecting a batch and cropping it
-            # is a single gather.
-            height, width = inputs.shape[2:]
-            padded = F.pad(inputs, (PAD, PAD, PAD, PAD))
-            self.windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+            # All shifts of all images are overlapping views of one padded array: the window that starts at element e is
+            # row e of `windows`, so selecting a batch and cropping it is a single gather.
+            channels, height, width = inputs.shape[1:]
+            padded = F.pad(inputs, (PAD, PAD, PAD, PAD)).contiguous()
+            plane, self.row = padded.stride()[1:3]
+            self.image = channels * plane
+            last = (channels - 1) * plane + (height - 1) * self.row + width - 1  # a window's last element
+            shape = (max(padded.numel() - last, 0), channels, height, width)
+            self.windows = padded.as_strided(shape, (1, plane, self.row, 1))
 
     def start_epoch(self, epoch: int) -> None:
         """Draw the order and the augmentation of an epoch and put them on the device."""
         device, total = self.labels.device, len(self.labels)
-        self.order = torch.randperm(total, generator=stream(self.seed, "order", epoch)).to(device)
-        if self.crop:
-            draws = stream(self.seed, "augment", epoch)
-            self.shifts = torch.randint(0, 2 * PAD + 1, (2, total), generator=draws).to(device)
-            self.flipped = torch.rand(total, generator=draws).lt(0.5).to(device)
+        order = torch.randperm(total, generator=stream(self.seed, "order", epoch))
+        self.order = order.to(device)
+        if not self.crop:
+            return
+        draws = stream(self.seed, "augment", epoch)
+        down, right = torch.randint(0, 2 * PAD + 1, (2, total), generator=draws)
+        self.starts = (order * self.image + down * self.row + right).to(device)
+        mirrored = torch.rand(total, generator=draws).lt(0.5).nonzero().flatten()
+        per_batch = torch.bincount(mirrored // self.batch_size, minlength=len(self)).tolist()
+        self.mirrored = (mirrored % self.batch_size).to(device).split(per_batch)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
@@ -54,10 +63,12 @@ class Batches:
         """Return batch `number` of the epoch: model inputs, labels, positions in the training set."""
         place = slice(number * self.batch_size, (number + 1) * self.batch_size)
         index = self.order[place]
+        labels = self.labels.index_select(0, index)
         if not self.crop:
-            return to_model_input(self.inputs[index]), self.labels[index], index
-        rows, columns = self.shifts[:, place]
-        images = self.windows[index, :, rows, columns]
+            # index_select copies whole samples; indexing with a tensor would go element by element.
+            return to_model_input(self.inputs.index_select(0, index)), labels, index
+        images = self.windows.index_select(0, self.starts[place])
         if self.flip:
-            images = torch.where(self.flipped[place, None, None, None], images.flip(3), images)
-        return to_model_input(images), self.labels[index], index
+            which = self.mirrored[number]
+            images.index_copy_(0, which, images.index_select(0, which).flip(3))
+        return to_model_input(images), labels, index

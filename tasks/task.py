@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tasks.architectures import ARCHITECTURES, Normalize, Shape
+from tasks.architectures import ARCHITECTURES, Normalize, Shape, kind_of
 from tasks.data import Splits, split
 from tasks.errors import BadInput, nearest, unknown
 from tasks.schedule import Frozen, Schedule, parse, prefix
@@ -87,7 +87,7 @@ _LAPTOP: Mapping[str, Mapping[str, Any]] = {
     "mnist": {"epochs": 8, "batch_size": 128, "optimizer": "adam", "lr": 1e-3},
     "cifar10": {"epochs": 12, "batch_size": 128, "optimizer": "adam", "lr": 1e-3},
 }
-_SMOKE = {"epochs": 2, "batch_size": 64, "optimizer": "adam", "lr": 2e-3}
+_SMOKE = {"epochs": 6, "batch_size": 64, "optimizer": "adam", "lr": 2e-3}
 _SIZES: Mapping[str, Mapping[str, int]] = {
     "paper": {"references": 10},
     "laptop": {"references": 5},
@@ -105,8 +105,9 @@ def profiles() -> tuple[str, ...]:
 
 
 def named_tasks() -> tuple[str, ...]:
-    """Return every `<dataset>-<model>` key whose shapes fit."""
-    return tuple(f"{dataset}-{model}" for dataset in sorted(DATASETS) for model in sorted(ARCHITECTURES))
+    """Return every `<dataset>-<model>` key whose architecture takes the data set's kind of input."""
+    pairs = ((dataset, model) for dataset in sorted(DATASETS) for model in sorted(ARCHITECTURES))
+    return tuple(f"{dataset}-{model}" for dataset, model in pairs if DATASETS[dataset].kind == kind_of(model))
 
 
 def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: str = "") -> Task:
@@ -119,6 +120,10 @@ def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: st
     model = key[len(dataset) + 1 :] if dataset else ""
     if dataset is None or model not in ARCHITECTURES:
         raise BadInput(f"{prefix(where)}unknown task {key!r}{nearest(key, named_tasks())} (see: assay list tasks)")
+    if (kind := DATASETS[dataset].kind) != kind_of(model):
+        raise BadInput(
+            f"{prefix(where)}task {key!r}: {model} takes {kind_of(model)} inputs, {dataset} has {kind} inputs"
+        )
     allowed = {*Schedule.model_fields, *_TASK_FIELDS}
     if strange := sorted(set(overrides) - allowed):
         raise BadInput("\n".join(str(unknown("setting", name, allowed, where.rstrip(": "))) for name in strange))
