@@ -1,0 +1,185 @@
+"""Plans: what is shared, what is keyed, what changes a key and what must not."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from methods.uchida import Uchida
+from orchestrator.grid import parse
+from orchestrator.plan import Plan
+from orchestrator.planner import build_plan
+from orchestrator.registry import Registry
+from tasks.errors import BadInput, MissingData
+
+REGISTRY = Registry()
+BASE: dict[str, Any] = {
+    "tasks": ["digits-lenet5"],
+    "methods": ["clean", "uchida", "adi"],
+    "attacks": ["none", {"prune": {"ratio": [0.2, 0.8]}}],
+    "seeds": 2,
+    "profile": "smoke",
+}
+
+
+@pytest.fixture
+def plan_of(tmp_path: Path) -> Any:
+    def build(value: dict[str, Any], device: str = "cpu", threads: int = 1, root: Path | None = None) -> Plan:
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump(value, sort_keys=False), "utf-8")
+        return build_plan(parse(str(path), REGISTRY), REGISTRY, root, device, threads)
+
+    return build
+
+
+def attack_keys(plan: Plan) -> set[str]:
+    return {stage.key for stage in plan.stages.values() if stage.kind == "attack"}
+
+
+def test_stages_are_shared_by_cells(plan_of: Any) -> None:
+    plan = plan_of(BASE)
+    kinds = [stage.kind for stage in plan.stages.values()]
+    # Per seed one paired clean model and three references, shared by all methods and attacks.
+    assert (kinds.count("clean"), kinds.count("embed"), kinds.count("attack")) == (2 * 4, 3 * 2, 3 * 3 * 2)
+    assert len(plan.cells) == 3 * 3 * 2
+    assert len({cell.key for cell in plan.cells}) == len(plan.cells)
+
+
+def test_parents_come_before_children(plan_of: Any) -> None:
+    plan = plan_of(BASE)
+    order = {key: place for place, key in enumerate(plan.stages)}
+    for stage in plan.stages.values():
+        assert all(order[parent] < order[stage.key] for parent in stage.parents)
+        assert all(plan.critical[parent] > plan.critical[stage.key] for parent in stage.parents)
+
+
+def test_order_and_nesting_change_no_key(plan_of: Any) -> None:
+    plan = plan_of(BASE)
+    shuffler = random.Random(3)
+    for _ in range(5):
+        other = {
+            "seeds": [1, 0],
+            "attacks": [{"prune": {"ratio": 0.8}}, {"prune": {"ratio": 0.2}}, "none"],
+            "methods": [{"adi": {}}, {"uchida": None, "clean": {}}],
+            "profile": "smoke",
+            "tasks": [{"digits-lenet5": {}}],
+        }
+        for axis in ("attacks", "methods"):
+            shuffler.shuffle(other[axis])
+        again = plan_of(other)
+        assert set(again.stages) == set(plan.stages)
+        assert {cell.key for cell in again.cells} == {cell.key for cell in plan.cells}
+
+
+def test_writing_a_default_out_changes_no_key(plan_of: Any) -> None:
+    default = Uchida(Uchida.Config(**Uchida.laptop)).config.bits
+    spelled = plan_of({**BASE, "methods": ["clean", {"uchida": {"bits": default}}, "adi"]})
+    assert set(spelled.stages) == set(plan_of(BASE).stages)
+
+
+def test_splitting_a_grid_gives_the_same_keys(plan_of: Any) -> None:
+    whole = plan_of(BASE)
+    parts = [plan_of({**BASE, "methods": [method]}) for method in BASE["methods"]]
+    assert set().union(*(part.stages for part in parts)) == set(whole.stages)
+
+
+def test_a_repeated_entry_is_one_entry(plan_of: Any) -> None:
+    doubled = plan_of({**BASE, "methods": [*BASE["methods"], "uchida"], "attacks": [*BASE["attacks"], "none"]})
+    assert [cell.key for cell in doubled.cells] == [cell.key for cell in plan_of(BASE).cells]
+
+
+def test_adding_an_attack_adds_only_its_stages(plan_of: Any) -> None:
+    before = plan_of(BASE)
+    after = plan_of({**BASE, "attacks": [*BASE["attacks"], {"prune": {"ratio": 0.5}}]})
+    new = after.missing(before.stages)
+    assert {after.stages[key].kind for key in new} == {"attack"}
+    assert len(new) == 3 * 2
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "method parameter": {"methods": ["clean", {"uchida": {"strength": 0.5}}, "adi"]},
+    "epochs": {"train": {"epochs": 3}},
+    "learning rate": {"train": {"lr": 0.5}},
+    "batch size": {"train": {"batch_size": 32}},
+    "optimizer": {"train": {"optimizer": "sgd"}},
+    "precision": {"train": {"precision": "bf16"}},
+    "augmentation": {"train": {"augment": "crop"}},
+    "samples": {"train": {"samples": 400}},
+    "references": {"train": {"references": 2}},
+    "seeds": {"seeds": [5, 6]},
+    "attack seeds": {"attack_seeds": [3]},
+    "architecture": {"tasks": ["digits-cnn-mini"]},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_input_of_a_result_changes_its_keys(name: str, plan_of: Any) -> None:
+    before, after = plan_of(BASE), plan_of({**BASE, **CHANGES[name]})
+    of_uchida = [key for key in attack_keys(after) if after.stages[key].identity["method"]["key"] == "uchida"]
+    assert of_uchida
+    assert not set(of_uchida) & attack_keys(before)
+    clean = {key for key, stage in after.stages.items() if stage.kind == "clean"}
+    if name in ("method parameter", "references", "attack seeds"):
+        assert clean <= set(before.stages), "an unmarked model does not depend on this"
+
+
+def test_device_and_threads_are_part_of_the_numerics(plan_of: Any) -> None:
+    before = set(plan_of(BASE).stages)
+    assert not before & set(plan_of(BASE, device="cuda").stages)
+    assert not before & set(plan_of(BASE, threads=2).stages)
+    assert set(plan_of(BASE, device="cuda", threads=2).stages) == set(plan_of(BASE, device="cuda").stages)
+
+
+def test_what_is_no_input_changes_no_key(plan_of: Any) -> None:
+    before = set(plan_of(BASE).stages)
+    assert set(plan_of({**BASE, "name": "another", "about": "a remark"}).stages) == before
+
+
+def test_a_plugins_version_changes_its_keys_alone(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan_of(BASE)
+    monkeypatch.setattr(Uchida, "version", Uchida.version + 1)
+    new = [after for key, after in plan_of(BASE).stages.items() if key not in before.stages]
+    assert {stage.identity["method"]["key"] for stage in new} == {"uchida"}
+
+
+def test_impossible_cells_say_why_and_cost_nothing(plan_of: Any) -> None:
+    plan = plan_of({**BASE, "methods": ["uchida"], "tasks": ["digits-lenet5"], "attacks": ["none"], "seeds": 1})
+    assert all(cell.attack_key and not cell.reason for cell in plan.cells)
+    plan = plan_of({**BASE, "methods": [{"uchida": {"bits": 4096}}], "attacks": ["none"], "seeds": 1})
+    assert not plan.stages
+    assert [cell.reason for cell in plan.cells if "4096" in cell.reason]
+
+
+def test_missing_walks_only_up_from_what_is_wanted(plan_of: Any) -> None:
+    plan = plan_of(BASE)
+    assert plan.missing(()) == set(plan.stages)
+    assert plan.missing(attack_keys(plan)) == set(), "parents of committed attacks are not needed again"
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"tasks": ["digits-lenet"]}, ["unknown task 'digits-lenet'", "did you mean 'digits-lenet5'?"]),
+        ({"methods": [{"uchida": {"bit": 3}}]}, ["line", "uchida", "unknown field 'bit'", "did you mean 'bits'?"]),
+        ({"methods": [{"uchida": {"bits": "many"}}]}, ["line", "uchida", "bits", "found 'many'"]),
+        ({"train": {"epoch": 3}}, ["'epoch'", "did you mean 'epochs'?"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(change: dict[str, Any], parts: list[str], plan_of: Any) -> None:
+    with pytest.raises(BadInput) as caught:
+        plan_of({**BASE, **change})
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_a_missing_data_set_names_the_command(plan_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASSAY_DATA", raising=False)
+    with pytest.raises(MissingData, match=r"assay data fetch mnist") as caught:
+        plan_of({**BASE, "tasks": ["mnist-lenet5"]}, root=tmp_path)
+    assert "\n" not in str(caught.value)
