@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from methods.adi import Adi
 from methods.base import Method
 from methods.clean import Clean
+from methods.csp import CSP
+from methods.deepipr import DeepIPR
 from methods.null_embedding import NullEmbedding
 from methods.uchida import Uchida
 
@@ -14,7 +16,9 @@ METHODS: Mapping[str, type[Method]] = {
     cls.key: cls
     for cls in (
         Adi,
+        CSP,
         Clean,
+        DeepIPR,
         NullEmbedding,
         Uchida,
     )
