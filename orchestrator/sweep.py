@@ -108,7 +108,6 @@ def run_sweep(  # everything that a sweep depends on, given once
     out = Path(context.out)
     begun, started = time.monotonic(), _utc()
     store = Store(out / "store")
-    store.clear_failures()
     have = store.committed_keys() & plan.stages.keys()
     views = Views(plan, grid, out, mlflow_uri, listener)
     _write_sweep(out, plan, grid, context, settings, {"started": started})

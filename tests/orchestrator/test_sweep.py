@@ -1,0 +1,250 @@
+"""Whole sweeps, in process: what runs once, what runs again, what a failure does, what the views hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.cli import main
+from orchestrator.driver import Options
+from orchestrator.grid import parse
+from orchestrator.plan import Stage
+from orchestrator.planner import build_plan
+from orchestrator.registry import Registry
+from orchestrator.stages import Context
+from orchestrator.store import Store
+from orchestrator.sweep import Report, run_sweep
+from results.parquet import read_curves, read_rows, rows_equal
+
+GRID: dict[str, Any] = {
+    "name": "small",
+    "tasks": ["digits-lenet5"],
+    "methods": ["clean", {"uchida": {"allow_weak": True, "bits": 16}}],
+    "attacks": ["none", {"prune": {"ratio": [0.3, 0.9]}}, "overwrite"],
+    "seeds": 1,
+    "profile": "smoke",
+    "train": {"samples": 400, "epochs": 2, "test_samples": 100, "references": 2, "calibration_keys": 10},
+}
+
+
+class Quiet:
+    """A listener that remembers what was executed."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, str]] = []
+
+    def on_start(self, stage: Stage) -> None:
+        pass
+
+    def on_done(self, stage: Stage, status: str) -> None:
+        self.done.append((stage.kind, status))
+
+    def on_note(self, text: str) -> None:
+        pass
+
+
+def sweep(folder: Path, out: Path, change: dict[str, Any] | None = None, **options: Any) -> tuple[Report, Quiet]:
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump({**GRID, **(change or {})}), "utf-8")
+    registry = Registry()
+    grid = parse(str(path), registry)
+    plan = build_plan(grid, registry, None)
+    listener = Quiet()
+    settings = Options(executor="inline", **options)
+    # Port 9 (discard) is closed: the mirror must never matter to a sweep.
+    report = run_sweep(plan, grid, Context(str(out)), settings, listener, mlflow_uri="http://127.0.0.1:9")
+    return report, listener
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+    out = tmp_path_factory.mktemp("finished")
+    report, _ = sweep(tmp_path_factory.mktemp("grid"), out)
+    return out, report
+
+
+def test_executed_stages_are_the_unique_keys(finished: tuple[Path, Report]) -> None:
+    _, report = finished
+    # 1 paired clean model + 2 references; 2 methods; clean x 3 attacks and uchida x 4 attacks.
+    assert (report.executed, report.stages, report.cached) == (3 + 2 + 7, 3 + 2 + 7, 0)
+    assert (report.cells, report.failed, report.blocked, report.not_applicable) == (8, 0, 0, 1)
+
+
+def test_rows_hold_what_was_measured_and_reasons_for_the_rest(finished: tuple[Path, Report]) -> None:
+    rows = read_rows(finished[0])
+    assert len(rows) == 8
+    impossible = rows[rows.status == "not_applicable"]
+    assert list(zip(impossible.method, impossible.attack, strict=True)) == [("clean", "overwrite")]
+    assert impossible.reason.iloc[0]
+    assert impossible.main_after.isna().all()
+    done = rows[rows.status == "ok"]
+    assert done.main_after.between(0, 1).all()
+    clean = done[done.method == "clean"]
+    assert clean.score_after.isna().all(), "an unmarked model has no score"
+    assert clean.outcome.isna().all()
+    marked = done[done.method == "uchida"]
+    assert marked.score_before.between(0, 1).all()
+    untouched = marked[marked.attack == "none"].iloc[0]
+    assert untouched.main_after == untouched.main_before
+    assert untouched.score_after == untouched.score_before
+    assert untouched.metrics["weight_change"] == 0.0
+    assert untouched.metrics["agreement"] == 1.0
+    assert marked[marked.attack == "overwrite"].rival_score.between(0, 1).all()
+
+
+def test_curves_are_kept_per_stage(finished: tuple[Path, Report]) -> None:
+    curves = read_curves(finished[0])
+    trained = curves[(curves.stage == "embed") & (curves.metric == "task")]
+    assert list(trained.step) == [1, 2]
+
+
+def test_running_again_executes_nothing_and_changes_nothing(finished: tuple[Path, Report], tmp_path: Path) -> None:
+    out, _ = finished
+    before = (out / "rows.parquet").read_bytes()
+    report, listener = sweep(tmp_path, out)
+    assert (report.executed, report.cached) == (0, 12)
+    assert not listener.done
+    assert (out / "rows.parquet").read_bytes() == before
+
+
+def test_adding_an_attack_executes_only_its_stages_and_keeps_the_rows(
+    finished: tuple[Path, Report], tmp_path: Path
+) -> None:
+    out, _ = finished
+    before = read_rows(out).set_index("cell_key")
+    report, listener = sweep(tmp_path, out, {"attacks": ["none", {"prune": {"ratio": 0.5}}]})
+    assert listener.done == [("attack", "executed")] * 2
+    assert report.executed == 2
+    after = read_rows(out).set_index("cell_key")
+    assert set(before.index) < set(after.index)
+    assert len(after) == len(before) + 2
+
+
+def test_packing_and_a_fresh_store_give_the_same_rows(finished: tuple[Path, Report], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    sweep(tmp_path, other, pack=False)
+    sweep(tmp_path, finished[0], {"attacks": GRID["attacks"]})
+    keys = set(read_rows(other).cell_key)
+    differences = [line for line in rows_equal(finished[0], other) if any(key in line for key in keys)]
+    assert differences == []
+
+
+def test_a_failure_is_a_row_its_descendants_are_blocked_the_rest_goes_on(tmp_path: Path) -> None:
+    failing = {"uchida": {"allow_weak": False, "bits": 16, "strength": 0.0}}
+    out = tmp_path / "out"
+    report, _ = sweep(tmp_path, out, {"methods": ["clean", failing], "attacks": ["none"]})
+    assert (report.failed, report.blocked) == (0, 1)
+    rows = read_rows(out).set_index("method")
+    assert rows.loc["clean"].status == "ok"
+    assert rows.loc["uchida"].status == "blocked"
+    assert "below the gate" in rows.loc["uchida"].reason
+    assert report.failed_cells
+    again, listener = sweep(tmp_path, out, {"methods": ["clean", failing], "attacks": ["none"]})
+    assert again.blocked == 1
+    assert [entry for entry in listener.done if entry[0] == "embed"] == [("embed", "failed")], "a failure is tried again"
+
+
+def test_an_unreachable_mlflow_server_is_one_remark(tmp_path: Path) -> None:
+    report, _ = sweep(tmp_path, tmp_path / "out", {"methods": ["clean"], "attacks": ["none"]})
+    assert len(report.problems) == 1
+    assert "assay mlflow sync" in report.problems[0]
+    assert "\n" not in report.problems[0]
+
+
+def test_a_stage_resumes_from_its_rolling_checkpoint_bit_for_bit(tmp_path: Path) -> None:
+    """Stop a stage in the middle by an error in its second epoch, then run it again: the same weights as undisturbed."""
+    from orchestrator.stages import execute
+    from tasks import trainer
+
+    grid_path = tmp_path / "grid.yaml"
+    grid_path.write_text(yaml.safe_dump({**GRID, "methods": ["clean"], "attacks": ["none"]}), "utf-8")
+    registry = Registry()
+    plan = build_plan(parse(str(grid_path), registry), registry, None)
+    stage = next(stage for stage in plan.stages.values() if stage.kind == "clean")
+    whole, broken = (Context(str(tmp_path / name), checkpoint_s=0.0) for name in ("whole", "broken"))
+    assert execute(stage, whole) == "executed"
+    original = trainer.Recipe.before_epoch
+    seen: list[int] = []
+
+    def stop_in_second_epoch(self: trainer.Recipe, model: Any, epoch: int) -> None:
+        seen.append(epoch)
+        if epoch == 1 and len(seen) == 2:
+            raise KeyboardInterrupt  # as a kill would: nothing is caught, nothing is noted
+        original(self, model, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Recipe, "before_epoch", stop_in_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            execute(stage, broken)
+        assert execute(stage, broken) == "executed"
+    assert seen == [0, 1, 1], "the first epoch was not computed again"
+    stores = [Store(Path(context.out) / "store") for context in (whole, broken)]
+    first, second = (store.model(stage.key) for store in stores)
+    assert all(first[name].equal(second[name]) for name in first)
+    costs = [store.record(stage.key)["costs"]["forward_samples"] for store in stores]
+    assert costs[0] == costs[1]
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_run_status_table_and_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "grid.yaml", str(tmp_path / "out")
+    path.write_text(yaml.safe_dump({**GRID, "attacks": ["none"]}), "utf-8")
+    arguments = [str(path), "-o", out, "--executor", "inline", "--mlflow-uri", "http://127.0.0.1:9", "--json"]
+    assert main(["run", *arguments]) == 0
+    last = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert set(last) == {
+        "executed", "cached", "failed", "blocked", "not_applicable", "cells", "stages", "wall_s",
+    }  # fmt: skip
+    assert (last["executed"], last["failed"]) == (7, 0)
+    assert main(["plan", str(path), "-o", out, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["cached"], plan["to_execute"]) == (7, 0)
+    assert main(["status", out, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["committed_stages"], status["cells"], status["running"]) == (7, 2, [])
+    assert main(["table", out]) == 0
+    table = capsys.readouterr().out
+    assert "uchida" in table
+    assert main(["table", out, "--table", "usp_csp/5", "--format", "csv"]) == 0
+    assert "not tested" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["methods", "attacks", "tasks", "grids"])
+def test_list_gives_objects_with_a_key(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert all(isinstance(row["key"], str) for row in rows)
+    assert main(["list", what]) == 0
+
+
+USER_MISTAKES = {
+    "unknown grid": ["plan", "quikstart"],
+    "unknown profile": ["plan", "quickstart", "--profile", "labtop"],
+    "bad setting": ["plan", "quickstart", "--set", "methods.uchida.bits=many"],
+    "no sweep": ["status", "/nowhere/at/all"],
+    "no rows": ["table", "/nowhere/at/all"],
+    "plugin that is not there": ["plan", "quickstart", "--plugin", "/nowhere/plugin.py"],
+}
+
+
+@pytest.mark.parametrize("name", USER_MISTAKES)
+def test_a_users_mistake_is_one_line_and_exit_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(USER_MISTAKES[name]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    assert "Traceback" not in printed.err
+
+
+def test_wrong_usage_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["run", "quickstart", "--workers", "none"])
+    assert left.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
