@@ -13,16 +13,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_TENSOR, _ITEMS, _BYTES = "__tensor__", "__items__", "__bytes__"
+_TENSOR, _ITEMS, _BYTES = _RESERVED = ("__tensor__", "__items__", "__bytes__")
 
 
 def _flatten(node: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(node, Tensor):
+        while name in tensors:  # the keys "a/b" and "a", "b" spell the same path
+            name += "'"
         # A clone, because safetensors refuses tensors that share storage.
         tensors[name] = node.detach().to("cpu", copy=True).contiguous()
         return {_TENSOR: name}
     if isinstance(node, dict):
-        if all(isinstance(key, str) for key in node):
+        if all(isinstance(key, str) and key not in _RESERVED for key in node):
             return {key: _flatten(value, f"{name}/{key}", tensors) for key, value in node.items()}
         return {_ITEMS: [[key, _flatten(value, f"{name}/{key}", tensors)] for key, value in node.items()]}
     if isinstance(node, (list, tuple)):

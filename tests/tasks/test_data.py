@@ -1,0 +1,135 @@
+"""Splits: no sample in two parts, sizes of the protocol, one split per seed, and the attacker's modes."""
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.data import Labelled, Party, SplitMode, Splits, split, stratified, to_model_input, validation_size
+from tasks.errors import BadInput
+
+CLASSES = 5
+
+
+def numbered(total: int, offset: int = 0, seed: int = 0) -> Labelled:
+    """Return samples whose only pixel-like entry is their own number."""
+    labels = torch.randint(0, CLASSES, (total,), generator=torch.Generator().manual_seed(seed))
+    return Labelled(torch.arange(offset, offset + total).float().view(-1, 1, 1, 1), labels)
+
+
+def numbers(*parts: Labelled) -> list[int]:
+    return [int(x) for part in parts for x in part.inputs.flatten()]
+
+
+def parts(splits: Splits) -> tuple[Labelled, ...]:
+    return (splits.owner.train, splits.owner.held_out, splits.attacker.train, splits.attacker.held_out)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(60, 5000), st.integers(0, 2**40))
+def test_split_is_a_partition_with_the_protocols_sizes(total: int, seed: int) -> None:
+    train = numbered(total)
+    splits = split(train, numbered(50, offset=10**6), seed)
+    assert sorted(numbers(*parts(splits))) == list(range(total))
+    theirs = len(splits.attacker.train) + len(splits.attacker.held_out)
+    assert abs(theirs - 0.2 * total) <= CLASSES / 2
+    assert len(splits.attacker.held_out) == validation_size(theirs)
+    assert len(splits.owner.held_out) == validation_size(total - theirs, 500)
+    # Stratified: every class gives the attacker a fifth of itself.
+    labels = torch.cat([splits.attacker.train.labels, splits.attacker.held_out.labels])
+    for label in range(CLASSES):
+        members = int((train.labels == label).sum())
+        assert int((labels == label).sum()) == round(0.2 * members)
+    assert splits.attacker.overlaps_owner is False
+    assert splits.owner.overlaps_owner is True
+
+
+def test_labels_stay_with_their_inputs() -> None:
+    train = numbered(700)
+    for part in parts(split(train, numbered(10), 3)):
+        assert torch.equal(train.labels[part.inputs.flatten().long()], part.labels)
+
+
+def test_the_seed_alone_decides() -> None:
+    train, test = numbered(1000), numbered(10)
+    torch.manual_seed(1)
+    first = numbers(*parts(split(train, test, 4)))
+    torch.manual_seed(2)
+    assert numbers(*parts(split(train, test, 4))) == first
+    assert numbers(*parts(split(train, test, 5))) != first
+
+
+@pytest.mark.parametrize(
+    ("total", "floor", "expected"),
+    [(10_000, 200, 1000), (1000, 200, 200), (400, 200, 100), (4000, 500, 500), (3, 200, 0)],
+)
+def test_validation_size(total: int, floor: int, expected: int) -> None:
+    assert validation_size(total, floor) == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 300), st.floats(0, 1), st.integers(0, 1000))
+def test_stratified_partitions_and_rounds_per_class(total: int, share: float, seed: int) -> None:
+    labels = torch.randint(0, 3, (total,), generator=torch.Generator().manual_seed(seed))
+    chosen, rest = stratified(labels, share, torch.Generator().manual_seed(seed))
+    assert sorted([*chosen.tolist(), *rest.tolist()]) == list(range(total))
+    for label in torch.unique(labels):
+        members = int((labels == label).sum())
+        assert int((labels[chosen] == label).sum()) == round(share * members)
+
+
+def view(splits: Splits, mode: SplitMode) -> Party:
+    return splits.attacker_view(mode)
+
+
+def test_attacker_modes() -> None:
+    splits = split(numbered(4000), numbered(10), 0)
+    owner = set(numbers(splits.owner.train))
+    assert view(splits, "disjoint20") is splits.attacker
+    nothing = view(splits, "none")
+    assert len(nothing.train) == len(nothing.held_out) == 0
+    same = view(splits, "same")
+    assert set(numbers(same.train, same.held_out)) == owner
+    few = view(splits, "pir5k")
+    assert len(few.train) + len(few.held_out) == 1000
+    assert set(numbers(few.train, few.held_out)) < owner
+    coupled = view(splits, "fcw")
+    assert len(coupled.train) == len(splits.attacker.train)  # fewer than 1,000 are there
+    assert set(numbers(coupled.train)) == set(numbers(splits.attacker.train))
+    for mode in get_args(SplitMode):
+        party = view(splits, mode)
+        assert party.mode == mode
+        assert bool(owner & set(numbers(party.train))) is party.overlaps_owner
+        assert not set(numbers(party.train)) & set(numbers(party.held_out))
+
+
+@pytest.mark.parametrize(("total", "coupled"), [(60_000, 1000), (90_000, 2000)])
+def test_large_owners_widen_the_papers_modes(total: int, coupled: int) -> None:
+    splits = split(numbered(total), numbered(10), 0)
+    assert len(view(splits, "fcw").train) == coupled
+    few = view(splits, "pir5k")
+    assert len(few.train) + len(few.held_out) == 5000
+
+
+def test_unknown_mode() -> None:
+    with pytest.raises(BadInput, match="disjoint20, same, fcw, pir5k, none"):
+        view(split(numbered(100), numbered(10), 0), "sok")  # type: ignore[arg-type]
+
+
+def test_model_inputs_are_fractions_and_stored_pixels_stay() -> None:
+    stored = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
+    assert torch.equal(to_model_input(stored), torch.tensor([[0, 0.2, 1]]))
+    assert stored.tolist() == [[0, 51, 255]]
+    tokens = torch.tensor([[3, 4]])
+    assert to_model_input(tokens) is tokens
+
+
+def test_labelled_take_join_of_class() -> None:
+    data = numbered(20)
+    joined = Labelled.join(data.take(slice(10, 20)), data.take(slice(0, 10)))
+    assert numbers(joined) == [*range(10, 20), *range(10)]
+    chosen = data.of_class(2)
+    assert chosen.labels.eq(2).all()
+    assert len(chosen) == int((data.labels == 2).sum())
