@@ -58,8 +58,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, redu
     """
     own = F.log_softmax(student / temperature, dim=1)
     soft = F.log_softmax(teacher / temperature, dim=1)
-    mean = "batchmean" if reduction == "batch" else "mean"
-    return F.kl_div(own, soft, reduction=mean, log_target=True) * temperature**2
+    count = len(student) if reduction == "batch" else student.numel()
+    return F.kl_div(own, soft, reduction="sum", log_target=True) / count * temperature**2
 
 
 class Distillation(Recipe):

@@ -13,8 +13,9 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from attacks.base import Attack, AttackConfig, Outcome, Victim
 from attacks.parts.graph import logit_layer
@@ -76,20 +77,25 @@ class FineTune(Attack):
         head = model.get_submodule(logit_layer(model))
         if config.mode in ("rtal", "rtll"):
             reset(head, lab.plugin, "init", lab.seed)
+        if config.mode == "rtal":
+            self._warm_up(model, head, data, targets, victim.task, lab)
         whole = config.mode in ("ftal", "rtal")
+        train = self._rounds if config.trials else self._once
         with nullcontext() if whole else only_trainable(model, head):
-            recipe = FineTuning(targets, *self._held(head, whole))
-            return (
-                self._rounds(model, recipe, data, victim.task, lab)
-                if config.trials
-                else self._once(model, recipe, data, victim.task, lab)
-            )
+            return train(model, FineTuning(targets, None if whole else head), data, victim.task, lab)
 
-    def _held(self, head: nn.Module, whole: bool) -> tuple[nn.Module | None, int | None]:
-        if not whole:
-            return head, None
-        warmup = self.config.warmup_head_batches if self.config.mode == "rtal" else 0
-        return (head, warmup) if warmup else (None, None)
+    def _warm_up(
+        self, model: nn.Module, head: nn.Module, data: Party, targets: Tensor | None, task: Task, lab: Lab
+    ) -> None:
+        """Train the head alone for exactly `warmup_head_batches`: whole epochs, then a part of one."""
+        size, total = self.config.batch_size, len(data.train)
+        epochs, rest = divmod(self.config.warmup_head_batches, -(-total // size))
+        order = torch.randperm(total, generator=lab.stream("select", "warm-up")).to(data.train.labels.device)
+        with only_trainable(model, head):
+            for index, times in ((order, epochs), (order[: rest * size], min(rest, 1))):
+                if times:
+                    recipe = FineTuning(None if targets is None else targets[index], head)
+                    lab.fit(model, data.train.take(index), recipe, self._schedule(task, times), name="warm-up")
 
     def _schedule(self, task: Task, epochs: int) -> Schedule:
         config, step = self.config, self.config.drop_every

@@ -18,7 +18,7 @@ from tasks.recipe import Batch, Recipe, Terms
 from tasks.schedule import Schedule
 from tasks.streams import global_stream
 from tasks.task import Task
-from tasks.trainer import Observer, Trained, training_mode
+from tasks.trainer import Observer, Trained
 
 Labels = Literal["true", "victim_hard", "victim_soft"]
 LearningRate = float | Literal["last"]
@@ -94,28 +94,20 @@ def only_trainable(model: nn.Module, part: nn.Module) -> Iterator[None]:
 
 
 class FineTuning(Recipe):
-    """Cross-entropy on given labels or soft targets; on request the head alone, always or for the first batches."""
+    """Cross-entropy on labels or soft targets; with `head`, the running statistics outside it stand still."""
 
-    def __init__(
-        self, targets: Tensor | None = None, head: nn.Module | None = None, warmup_batches: int | None = None
-    ) -> None:
+    def __init__(self, targets: Tensor | None = None, head: nn.Module | None = None) -> None:
         """Set the parts.
 
         Args:
             targets: soft targets (N, K) by position in the training set; None: the labels.
-            head: the only module that trains while `warmup_batches` last; None: everything trains.
-            warmup_batches: for how many steps the rest stands still; None: for all of them.
+            head: the only module that trains (see `only_trainable`); None: everything trains.
         """
-        self.targets, self.head, self.warmup = targets, head, warmup_batches
-        self.steps = 0
-
-    @property
-    def _holding(self) -> bool:
-        return self.head is not None and (self.warmup is None or self.steps < self.warmup)
+        self.targets, self.head = targets, head
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Keep the body's running statistics while it stands still."""
-        if self._holding:
+        """Freeze statistics; the trainer does so for frozen layers, but cannot tell for one without parameters."""
+        if self.head is not None:
             freeze_statistics(model, self.head)
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
@@ -123,29 +115,6 @@ class FineTuning(Recipe):
         if self.targets is None:
             return super().loss(model, batch)
         return {"task": F.cross_entropy(model(batch.inputs), self.targets[batch.index])}
-
-    def on_gradients(self, model: nn.Module) -> None:
-        """Take the gradients of a body that stands still, so that neither momentum nor weight decay moves it."""
-        if self._holding and self.head is not None:
-            own = {id(parameter) for parameter in self.head.parameters()}
-            for parameter in model.parameters():
-                if id(parameter) not in own:
-                    parameter.grad = None
-
-    def after_step(self, model: nn.Module, batch: Batch) -> None:
-        """Count steps; let the body go when the warm-up ends."""
-        held = self._holding
-        self.steps += 1
-        if held and not self._holding:
-            training_mode(model)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps taken."""
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
-        self.steps = state["steps"]
 
 
 def probes(lab: Lab) -> Observer:

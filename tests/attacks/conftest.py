@@ -1,0 +1,154 @@
+"""A tiny task, two small marking methods and the means to run one attack on one victim."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attacks.base import Attack, Victim
+from methods.base import Method, MethodConfig, Secret
+from methods.suspect import Access, Suspect
+from methods.verdict import Verdict
+from tasks.data import Party, Splits
+from tasks.errors import UnsupportedModel
+from tasks.lab import Lab
+from tasks.meter import Meter
+from tasks.recipe import Batch, Recipe, Terms
+from tasks.schedule import Schedule
+from tasks.task import Task
+
+torch.set_num_threads(1)
+
+
+class SignRecipe(Recipe):
+    def __init__(self, secret: Secret) -> None:
+        self.signs = 2 * secret["bits"].float() - 1
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        weights = model.get_parameter("conv2.weight").flatten()[: len(self.signs)]
+        return {**super().loss(model, batch), "mark": (0.1 - self.signs * weights).relu().sum()}
+
+
+class SignMark(Method):
+    """The signs of the first 64 weights of the second convolution: read by position."""
+
+    key, title, paper, access, family = "signs", "signs", "none", "weights", "bits"
+
+    def carrier_layers(self, task: Task) -> tuple[str, ...]:
+        return ("conv2",)
+
+    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+        return {"bits": torch.randint(0, 2, (64,), generator=lab.stream("secret")).bool()}
+
+    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+        return SignRecipe(secret)
+
+    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+        weights = suspect.weights()
+        if "conv2.weight" not in weights:
+            raise UnsupportedModel("no second convolution")
+        right = int(((weights["conv2.weight"].flatten()[:64] > 0) == secret["bits"]).sum())
+        return Verdict(right / 64, 0.5, 0.9, 1.0, right > 57, "T3", right, 64)
+
+
+class AppendRecipe(Recipe):
+    def __init__(self, secret: Secret) -> None:
+        self.secret = secret
+
+    def mix(self, batch: Batch, step: int) -> Batch:
+        return batch.append(self.secret["inputs"], self.secret["labels"])
+
+
+class TriggerMark(Method):
+    """Noise images with random labels behind every batch."""
+
+    key, title, paper, access, family = "noise", "noise", "none", "labels", "triggers"
+
+    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+        draws = lab.stream("secret")
+        labels = torch.randint(0, task.classes, (20,), generator=draws)
+        return {"inputs": torch.rand(20, *task.shape, generator=draws), "labels": labels}
+
+    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+        return AppendRecipe(secret)
+
+    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+        hits = int((suspect.labels(secret["inputs"]) == secret["labels"]).sum())
+        return Verdict(hits / 20, 0.1, 0.9, 1.0, hits >= 18, "T1", hits, 20)
+
+
+def digest(model: nn.Module) -> str:
+    """Return a hash of all parameters and buffers."""
+    state = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        state.update(name.encode() + value.numpy().tobytes())
+    return state.hexdigest()
+
+
+class Range:
+    """Everything an attack needs, on the tiny task."""
+
+    digest = staticmethod(digest)
+    SignMark, TriggerMark = SignMark, TriggerMark
+
+    def __init__(self, scratch: Path, task: Task, splits: Splits, model: nn.Module) -> None:
+        self.scratch, self.task, self.splits, self.model = scratch, task, splits, model
+        self.runs = 0
+
+    def lab(self, plugin: str, seed: int = 7, **changes: Any) -> Lab:
+        self.runs += 1
+        folder = self.scratch / str(self.runs)
+        return Lab(plugin, seed, torch.device("cpu"), folder, f"attack|{plugin}|{seed}", **changes)
+
+    def victim(self, access: Access, method: Method | None = None, model: nn.Module | None = None) -> Victim:
+        method = method or SignMark(MethodConfig())
+        return Victim(self.model if model is None else model, access, self.task, method, Meter())
+
+    def marked(self, method: Method) -> tuple[nn.Module, Secret]:
+        """Return a network with the method's mark, and the secret."""
+        lab = self.lab(method.key, seed=1)
+        secret = method.draw(self.task, self.splits.owner, lab)
+        schedule = self.task.schedule.but(epochs=4, lr=1e-2)
+        mark = method.implant(
+            self.task.build("marked"), secret, self.task, self.splits.owner, lab, schedule
+        )  # fmt: skip
+        return mark.model, mark.secret
+
+    def run(self, attack: type[Attack], victim: Victim | None = None, seed: int = 7, **config: Any) -> Any:
+        one = attack(attack.Config(**config))
+        return one.run(
+            victim or self.victim(attack.needs),
+            self.splits.attacker_view(one.config.split),
+            self.lab(attack.key, seed),
+        )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[Task, Splits, nn.Module]:
+    """Return the tiny task, its data and a network trained on them."""
+    task = Task(dataset="digits", model="cnn-mini", samples=600, schedule=Schedule(epochs=5, batch_size=64, lr=2e-3))
+    splits = task.data(None, 0, torch.device("cpu"))
+    lab = Lab("train", 0, torch.device("cpu"), Path("unused"), "train|0", checkpoint_s=1e9)
+    from tasks.trainer import fit
+
+    trained = fit(task.build("tiny"), splits.owner.train, Recipe(), task.schedule, seed=lab.train_seed)
+    trained.model.zero_grad()  # gradients of the last step are no part of a stolen network
+    return task, splits, trained.model
+
+
+@pytest.fixture
+def field(tmp_path: Path, tiny: tuple[Task, Splits, nn.Module]) -> Range:
+    """Return the means to run attacks; the network may not be changed."""
+    return Range(tmp_path, *tiny)
+
+
+@pytest.fixture
+def same_weights() -> Callable[[nn.Module, nn.Module], bool]:
+    """Return a comparison of two networks' states, bit for bit."""
+    return lambda a, b: digest(a) == digest(b)

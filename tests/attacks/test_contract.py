@@ -1,0 +1,102 @@
+"""What holds for every registered attack: the victim stays as it was, the same seed gives the same result."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import attacks
+from attacks import ATTACKS
+from methods.base import MethodConfig
+from tasks.errors import AccessDenied
+from tasks.trainer import predict
+
+KEYS = sorted(ATTACKS)
+# Shorter runs where the laptop profile would still be long for a test.
+SHORT: dict[str, dict[str, Any]] = {"distill": {"epochs": 2}, "forge": {"draws": 5}}
+
+
+def settings(key: str) -> dict[str, Any]:
+    return {**ATTACKS[key].laptop, **SHORT.get(key, {})}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_victim_stays_and_the_seed_decides(field: Any, key: str) -> None:
+    attack = ATTACKS[key]
+    before = field.digest(field.model)
+    torch.manual_seed(1)
+    first = field.run(attack, **settings(key))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = field.run(attack, **settings(key))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert field.digest(field.model) == before
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in field.model.parameters())
+    for one, two in ((first.surrogate, second.surrogate),):
+        assert (one is None) == (two is None)
+        assert one is None or (field.digest(one) == field.digest(two) and one is not field.model)
+    assert str(first.rival) == str(second.rival)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_declared_access_is_enough_and_not_too_much(field: Any, key: str) -> None:
+    attack = ATTACKS[key]
+    less = {"weights": "logits", "logits": "labels", "labels": "nothing"}.get(attack.needs)
+    if less is None:
+        pytest.skip("it looks at no victim")
+    with pytest.raises(AccessDenied):
+        field.run(attack, field.victim(less), **settings(key))
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if ATTACKS[key].identity is not None])
+def test_identity_settings_give_the_victims_answers(field: Any, key: str) -> None:
+    surrogate = field.run(ATTACKS[key], **{**settings(key), **(ATTACKS[key].identity or {})}).surrogate
+    inputs = field.splits.test.inputs
+    assert torch.allclose(predict(surrogate, inputs), predict(field.model, inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_surrogate_is_in_eval_mode_and_loads_under_plain_names(field: Any, key: str) -> None:
+    outcome = field.run(ATTACKS[key], **settings(key))
+    if outcome.surrogate is None:
+        assert outcome.rival is not None or outcome.report
+        return
+    assert not outcome.surrogate.training
+    if outcome.structure == "same":
+        field.task.build("fresh").load_state_dict(outcome.surrogate.state_dict())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_names_agree_and_the_text_is_complete(key: str) -> None:
+    attack = ATTACKS[key]
+    module = importlib.import_module(attack.__module__)
+    assert attack.key == key
+    assert module.__name__ == ("attacks." + ("none" if key == "none" else key.replace("-", "_")))
+    for part in ("Paper:", "Access:", "Differs from the paper:"):
+        assert part in str(module.__doc__), part
+    assert attack.Config(**attack.laptop)
+
+
+def test_every_module_is_registered() -> None:
+    found = {info.name for info in pkgutil.iter_modules([str(Path(attacks.__file__).parent)]) if not info.ispkg}
+    assert found - {"base", "protocol"} == {key.replace("-", "_") for key in ATTACKS}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_poisoned_method_shows_that_no_secret_is_reached(field: Any, key: str) -> None:
+    """An attack may embed or forge through the method, never verify an owner's mark: there is none to verify."""
+
+    class Poisoned(field.SignMark):  # type: ignore[name-defined,misc]
+        def verify(self, *_: Any) -> Any:
+            raise AssertionError("an attack verified a mark")
+
+        def thresholds(self, *_: Any) -> Any:
+            raise AssertionError("an attack asked for thresholds")
+
+    victim = field.victim(ATTACKS[key].needs, Poisoned(MethodConfig()))
+    field.run(ATTACKS[key], victim, **settings(key))

@@ -1,0 +1,141 @@
+"""Distillation: the loss of its paper, the teacher's view, and what a query costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from attacks.distill import Config, Distill, Distillation, distillation_loss
+from methods.base import MethodConfig
+from tasks.errors import AccessDenied
+from tasks.meter import Meter
+from tasks.streams import global_stream
+
+
+def logits(seed: int, scale: float = 3.0) -> torch.Tensor:
+    return scale * torch.randn(6, 10, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.floats(0.5, 20))
+def test_no_loss_and_no_gradient_where_student_and_teacher_agree(seed: int, temperature: float) -> None:
+    teacher = logits(seed)
+    student = (teacher + 5).requires_grad_()  # equal up to a constant, as log-probabilities are
+    loss = distillation_loss(student, teacher, temperature)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-4)
+    assert student.grad is not None
+    assert float(student.grad.abs().max()) < 1e-4
+
+
+def test_loss_against_the_formula() -> None:
+    student, teacher, T = logits(1).double(), logits(2).double(), 4.0
+    p, q = (teacher / T).softmax(1), (student / T).softmax(1)
+    expected = T**2 * (p * (p / q).log()).sum(1).mean()
+    assert float(distillation_loss(student, teacher, T)) == pytest.approx(float(expected), rel=1e-12)
+    assert float(distillation_loss(student, teacher, T, "wrt")) == pytest.approx(float(expected) / 10, rel=1e-12)
+
+
+def test_gradient_size_hardly_depends_on_the_temperature() -> None:
+    norms = []
+    for temperature in (4.0, 8.0):
+        student = logits(1, 0.3).requires_grad_()
+        distillation_loss(student, logits(2, 0.3), temperature).backward()
+        assert student.grad is not None
+        norms.append(float(student.grad.norm()))
+    assert norms[0] / norms[1] == pytest.approx(1, abs=0.2)
+
+
+def test_alpha_zero_is_plain_training(field: Any) -> None:
+    victim = field.victim("logits")
+    student = field.run(Distill, victim, alpha=0.0, schedule="task", epochs=2).surrogate
+    lab = field.lab("distill")
+    with global_stream("distill", "init", 7):
+        plain = field.task.architecture("cnn-mini")
+    data = field.splits.attacker
+    schedule = field.task.schedule.but(epochs=2)
+    trained = lab.fit(plain, data.train, None, schedule, validation=data.held_out, select="val_best")
+    assert field.digest(trained.model) == field.digest(student)
+    assert victim.meter.queries == 0
+
+
+@pytest.mark.parametrize(("view", "times"), [("augmented", 3), ("fixed", 1)])
+def test_queries(field: Any, view: Any, times: int) -> None:
+    victim = field.victim("logits")
+    field.run(Distill, victim, epochs=3, schedule="task", teacher_view=view)
+    assert victim.meter.queries == times * len(field.splits.attacker.train)
+
+
+def test_both_views_agree_without_augmentation(field: Any) -> None:
+    students = [
+        field.run(Distill, epochs=2, schedule="task", teacher_view=view).surrogate for view in ("augmented", "fixed")
+    ]
+    weights = [student.fc1.weight for student in students]
+    assert torch.allclose(*weights, atol=1e-4)
+
+
+def test_the_student_learns_the_victims_answers(field: Any) -> None:
+    student = field.run(Distill, alpha=1.0, schedule="task", epochs=30).surrogate
+    inputs = field.splits.test.model_inputs()
+    with torch.no_grad():
+        agree = (student(inputs).argmax(1) == field.model(inputs).argmax(1)).float().mean()
+    assert float(agree) > 0.6
+
+
+def test_another_architecture(field: Any) -> None:
+    outcome = field.run(Distill, student="lenet5", epochs=1, schedule="task")
+    assert outcome.structure == "other_arch"
+    assert type(outcome.surrogate).__name__ == "LeNet5"
+    assert field.run(Distill, epochs=0).structure == "same"
+
+
+def test_the_recipe_from_scratch_spans_the_victims_epochs(field: Any) -> None:
+    schedule = Distill(Config())._schedule(field.task)
+    assert (schedule.epochs, schedule.lr, schedule.batch_size) == (5, 0.1, 64)
+    longer = Distill(Config(epochs=6))._schedule(field.task)
+    assert [longer.lr_at(epoch) for epoch in range(6)] == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.0008])
+
+
+def test_an_interrupted_run_reports_the_same_queries(field: Any) -> None:
+    first = Distillation(field.victim("logits"), Config(), None)
+    first.victim.logits(field.splits.attacker.train.inputs[:30])
+    resumed = field.victim("logits")
+    resumed.meter.add(Meter(queries=5))  # asked again before training, as in the first run
+    second = Distillation(resumed, Config(), None)
+    second.load_state_dict(first.state_dict())
+    assert resumed.meter.queries == 35
+    assert second.state_dict() == first.state_dict()
+
+
+def test_soft_answers_alone_are_seen(field: Any) -> None:
+    victim = field.victim(Distill.needs)
+    with pytest.raises(AccessDenied):
+        victim.module()
+
+
+def test_unknown_student_names_the_nearest() -> None:
+    with pytest.raises(ValidationError, match="did you mean 'lenet5'"):
+        Config(student="lenet")
+
+
+def test_nothing_to_train_on_is_said(field: Any) -> None:
+    assert "no data" in str(Distill(Config(split="none")).supports(field.task, field.SignMark(MethodConfig())))
+
+
+def test_loss_terms_follow_their_weights(field: Any) -> None:
+    from tasks.recipe import Batch
+
+    part = field.splits.attacker.train.take(slice(0, 40))
+    batch = Batch(part.model_inputs(), part.labels, torch.arange(40), 40)
+    student = field.task.build("student")
+    terms = Distillation(field.victim("logits"), Config(alpha=0.75), None).loss(student, batch)
+    hard = F.cross_entropy(student(batch.inputs), batch.labels)
+    soft = distillation_loss(student(batch.inputs), field.model(batch.inputs), 4.0)
+    assert float(terms["task"].detach()) == pytest.approx(0.25 * float(hard.detach()), rel=1e-4)
+    assert float(terms["soft"].detach()) == pytest.approx(0.75 * float(soft.detach()), rel=1e-4)

@@ -1,0 +1,104 @@
+"""Overwriting: the new claim, the modes, and a run that diverges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attacks.overwrite import Config, EmbeddingAlone, Overwrite
+from methods.base import Mark, MethodConfig
+from methods.clean import Clean
+from methods.suspect import Suspect
+from tasks.errors import UnsupportedModel
+from tasks.recipe import Batch, Recipe, State, Terms
+from tasks.schedule import Schedule
+
+
+def test_the_attackers_own_mark_verifies(field: Any) -> None:
+    method = field.SignMark(MethodConfig())
+    model, secret = field.marked(method)
+    outcome = field.run(Overwrite, field.victim("weights", method, model), epochs=20, lr=1e-2)
+    rival = method.verify(Suspect(outcome.surrogate, "weights", "signs"), outcome.rival)
+    distance = float((outcome.rival["bits"] != secret["bits"]).float().mean())
+    assert rival.detected
+    assert 0.3 < distance < 0.7
+
+
+def test_zero_epochs_leave_the_model(field: Any) -> None:
+    outcome = field.run(Overwrite, epochs=0)
+    assert field.digest(outcome.surrogate) == field.digest(field.model)
+    assert set(outcome.rival) == {"bits"}
+
+
+@pytest.mark.parametrize(("kind", "lr"), [("SignMark", 1e-2), ("TriggerMark", 2e-3)])
+def test_without_data_the_task_takes_no_part(field: Any, kind: str, lr: float) -> None:
+    method = getattr(field, kind)(MethodConfig())
+    lab = field.lab("overwrite")
+    attack = Overwrite(Config(mode="without_data", epochs=8, lr=lr, stand_ins=320, split="none"))
+    assert attack.supports(field.task, method) is None
+    nothing = field.splits.attacker_view("none")
+    outcome = attack.run(field.victim("weights", method), nothing, lab)
+    before, after = field.model.state_dict(), outcome.surrogate.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
+    assert method.verify(Suspect(outcome.surrogate, method.access, method.key), outcome.rival).detected
+    terms = {name for row in lab.curves for name in row} - {"curve", "step", "lr"}
+    if kind == "SignMark":
+        assert terms == {"mark"}
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert moved == {"conv2.weight"}
+    else:
+        assert lab.meter.backward_samples == 8 * 5 * 20  # twenty keys in each of five steps, nothing else
+
+
+def test_without_data_needs_a_term_of_the_methods_own(field: Any) -> None:
+    class Owner(Recipe):
+        def step(self, state: State, batch: Batch) -> Terms:
+            return super().step(state, batch)
+
+    with pytest.raises(UnsupportedModel, match="replaces the training step"):
+        EmbeddingAlone(Owner())
+    part = field.splits.attacker.train.take(slice(0, 4))
+    batch = Batch(part.model_inputs(), part.labels, torch.arange(4), 4)
+    with pytest.raises(UnsupportedModel, match="no term of its own"):
+        EmbeddingAlone(Recipe()).loss(field.model, batch)
+
+
+def test_victim_labels_replace_the_true_ones(field: Any) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Spy(field.SignMark):  # type: ignore[name-defined,misc]
+        def overwrite(self, victim: nn.Module, task: Any, data: Any, lab: Any, schedule: Schedule) -> Mark:
+            seen.append(data.train.labels)
+            return Mark(victim, {"bits": torch.zeros(64).bool()})
+
+    victim = field.victim("weights", Spy(MethodConfig()))
+    field.run(Overwrite, victim, mode="victim_labels")
+    field.run(Overwrite, victim, mode="with_data")
+    party = field.splits.attacker
+    with torch.no_grad():
+        answers = field.model(party.train.model_inputs()).argmax(1)
+    assert torch.equal(seen[0], answers)
+    assert torch.equal(seen[1], party.train.labels)
+
+
+def test_divergence_leaves_what_was_stolen(field: Any) -> None:
+    outcome = field.run(Overwrite, epochs=3, lr=1e30)
+    assert field.digest(outcome.surrogate) == field.digest(field.model)
+    assert outcome.rival is None
+    assert "no second mark" in outcome.notes[0]
+
+
+def test_schedule_is_the_owners_at_its_last_rate() -> None:
+    owner = Schedule(epochs=60, lr=0.1, drops=(0.5, 0.75), optimizer="sgd")
+    schedule = Overwrite(Config())._schedule(owner)
+    assert (schedule.epochs, schedule.lr, schedule.drops) == (20, pytest.approx(1e-3), ())
+    assert Overwrite(Config(epochs=30, lr=1e-4))._schedule(owner).epochs == 30
+
+
+def test_pairs_that_make_no_sense_are_refused(field: Any) -> None:
+    assert "embeds nothing" in str(Overwrite(Config()).supports(field.task, Clean(MethodConfig())))
+    method = field.SignMark(MethodConfig())
+    assert "no data" in str(Overwrite(Config(split="none")).supports(field.task, method))
