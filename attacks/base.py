@@ -70,6 +70,7 @@ class Attack(ABC):
         cheap: takes about as long as an evaluation; cheap attacks on one victim travel together.
         version: raise it when results may change; part of every key.
         laptop: overrides of the defaults under the `laptop` and `smoke` profiles.
+        identity: settings under which the surrogate answers as the victim does; None if there are none.
     """
 
     key: ClassVar[str]
@@ -81,6 +82,7 @@ class Attack(ABC):
     cheap: ClassVar[bool] = False
     version: ClassVar[int] = 1
     laptop: ClassVar[dict[str, Any]] = {}
+    identity: ClassVar[dict[str, Any] | None] = None
     Config: ClassVar[type[AttackConfig]] = AttackConfig
 
     def __init__(self, config: AttackConfig) -> None:

@@ -1,6 +1,13 @@
-"""No attack: the marked model as it is, evaluated like every surrogate."""
+"""No attack: the marked model as it is, evaluated like every surrogate.
+
+Paper: none.
+Access: weights, which it copies.
+Differs from the paper: not applicable.
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from attacks.base import Attack, Outcome, Victim
 from tasks.data import Party
@@ -15,6 +22,7 @@ class NoAttack(Attack):
     source = "the baseline row of every table"
     needs = "weights"
     cheap = True
+    identity: ClassVar = {}
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
         """Return an unchanged copy."""
