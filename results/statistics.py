@@ -1,0 +1,95 @@
+"""Uncertainty of what the tables print (protocol 2.6); scipy does the arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over victim seeds.
+
+    Attributes:
+        value: the mean; NaN if nothing was measured.
+        half: half the width of its Student-t interval; None for fewer than two victims.
+        n: number of victims.
+        least, most: extremes of the victims' values.
+    """
+
+    value: float
+    half: float | None
+    n: int
+    least: float
+    most: float
+
+
+def wilson(hits: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a rate; for accuracies on a test set and shares of outcomes.
+
+    Args:
+        hits: successes, 0 ... trials.
+        trials: of how many; none tells nothing: (0, 1).
+        level: confidence, in (0, 1).
+    """
+    _check(hits, trials)
+    if trials == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(hits, trials).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def clopper_pearson(hits: int, trials: int, level: float = 0.95, *, one_sided: bool = False) -> tuple[float, float]:
+    """Return the exact interval of a rate; for matches of a mark and counts of false positives.
+
+    Args:
+        hits: successes, 0 ... trials.
+        trials: of how many; none tells nothing: (0, 1).
+        level: confidence, in (0, 1).
+        one_sided: put the whole error above; the lower bound is then 0.
+    """
+    _check(hits, trials)
+    if trials == 0:
+        return 0.0, 1.0
+    if one_sided:
+        return 0.0, 1.0 if hits == trials else float(stats.beta.ppf(level, hits + 1, trials - hits))
+    interval = stats.binomtest(hits, trials).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def _check(hits: int, trials: int) -> None:
+    if not 0 <= hits <= trials:
+        raise ValueError(f"{hits} hits of {trials} trials; hits must be between 0 and the number of trials")
+
+
+def over_victims(values: Iterable[float], victims: Iterable[int], level: float = 0.95) -> Mean:
+    """Return the mean and Student-t interval over victim seeds.
+
+    Attack seeds of one victim are averaged first: they are nested in it and no independent evidence.
+
+    Args:
+        values: one figure per cell; NaN (unknown) ones are left out.
+        victims: the victim seed of each, in the same order.
+        level: confidence, in (0, 1).
+    """
+    groups: dict[int, list[float]] = {}
+    for value, victim in zip(values, victims, strict=True):
+        if not math.isnan(value):
+            groups.setdefault(victim, []).append(value)
+    return t_interval([float(np.mean(groups[victim])) for victim in sorted(groups)], level)
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> Mean:
+    """Return the mean of independent values and half the width of its Student-t interval."""
+    if not values:
+        return Mean(math.nan, None, 0, math.nan, math.nan)
+    data = np.asarray(values, dtype=np.float64)
+    half = None
+    if len(data) > 1:
+        quantile = float(stats.t.ppf((1 + level) / 2, len(data) - 1))
+        half = quantile * float(np.std(data, ddof=1)) / math.sqrt(len(data))
+    return Mean(float(np.mean(data)), half, len(data), float(data.min()), float(data.max()))

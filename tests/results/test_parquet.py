@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from results import parquet, schema
+from results.errors import ResultsError
+from results.example import make_failed, make_row
+
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+POINT = {"stage_key": "s", "stage": "embed", "curve": "fit", "step": 0, "metric": "loss", "value": 0.5}
+
+
+def bits(value: float) -> bytes:
+    return struct.pack("<d", value)
+
+
+@settings(max_examples=30, deadline=None)
+@given(score=FLOATS, metrics=st.dictionaries(st.text(min_size=1, max_size=5), FLOATS, max_size=4))
+def test_floats_come_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, score: float, metrics: dict[str, float]
+) -> None:
+    out = tmp_path_factory.mktemp("out")
+    row = make_row(score_after=score, metrics=metrics)
+    parquet.write_rows(out, [row])
+    (back,) = parquet.read_records(out)
+    assert bits(back.pop("score_after")) == bits(row.pop("score_after"))
+    found, given_ = back.pop("metrics"), row.pop("metrics")
+    assert {k: bits(v) for k, v in found.items()} == {k: bits(v) for k, v in given_.items()}
+    assert back == row
+
+
+def test_rows_are_sorted_and_the_file_depends_on_nothing_else(tmp_path):
+    rows = [make_row(cell_key=f"{i:03d}", metrics={"b": 1.0, "a": i / 7}) for i in (3, 1, 2)]
+    one = parquet.write_rows(tmp_path / "a", rows)
+    two = parquet.write_rows(tmp_path / "b", [{**r, "metrics": {"a": r["metrics"]["a"], "b": 1.0}} for r in rows[::-1]])
+    assert one.read_bytes() == two.read_bytes()
+    assert parquet.read_rows(tmp_path / "a")["cell_key"].tolist() == ["001", "002", "003"]
+
+
+def test_no_rows_are_a_table_too(tmp_path):
+    parquet.write_rows(tmp_path, [])
+    frame = parquet.read_rows(tmp_path)
+    assert len(frame) == 0
+    assert list(frame.columns) == schema.ROW.names
+
+
+def test_frames_keep_null_apart_from_zero_and_metrics_as_dicts(tmp_path):
+    parquet.write_rows(tmp_path, [make_row(cell_key="a", queries=0, metrics={"x": 0.25}), make_failed(cell_key="b")])
+    frame = parquet.read_rows(tmp_path)
+    assert frame["queries"].isna().tolist() == [False, True]
+    assert frame["detected_after"].isna().tolist() == [False, True]
+    assert math.isnan(frame["main_after"][1])
+    assert frame["metrics"].tolist() == [{"x": 0.25}, {}]
+    assert frame["victim_seed"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"main_aftr": 0.5}, "unknown column 'main_aftr'; did you mean 'main_after'"),
+        ({"status": "done"}, "unknown status 'done'"),
+        ({"outcome": "lost"}, "unknown outcome 'lost'"),
+        ({"task": None}, "task is null"),
+        ({"main_after": True}, "main_after is True; double is needed"),
+        ({"main_after": "0.5"}, "column main_after: a value is not double"),
+        ({"victim_seed": 1.5}, "victim_seed is 1.5; int64 is needed"),
+        ({"metrics": {"x": "much"}}, "column metrics"),
+    ],
+)
+def test_a_wrong_row_is_one_line_and_leaves_the_old_file(tmp_path, change, text):
+    path = parquet.write_rows(tmp_path, [make_row()])
+    before = path.read_bytes()
+    with pytest.raises(ResultsError) as caught:
+        parquet.write_rows(tmp_path, [{**make_row(), **change}])
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_missing_column_and_a_doubled_cell_are_refused(tmp_path):
+    short = make_row()
+    del short["chance"]
+    with pytest.raises(ResultsError, match="missing column chance"):
+        parquet.write_rows(tmp_path, [short])
+    with pytest.raises(ResultsError, match="2 rows"):
+        parquet.write_rows(tmp_path, [make_row(), make_row()])
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = parquet.write_rows(tmp_path, [make_row()])
+    before = path.read_bytes()
+
+    def crash(table: pa.Table, file: object, **_: object) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", crash)
+    with pytest.raises(KeyboardInterrupt):
+        parquet.write_rows(tmp_path, [make_row(main_after=0.1)])
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_curves_are_sorted_and_unique(tmp_path):
+    points = [{**POINT, "step": step, "metric": metric} for step in (10, 9) for metric in ("loss", "acc")]
+    parquet.write_curves(tmp_path, points)
+    frame = parquet.read_curves(tmp_path)
+    assert list(zip(frame["step"], frame["metric"], strict=True)) == [
+        (9, "acc"),
+        (9, "loss"),
+        (10, "acc"),
+        (10, "loss"),
+    ]
+    with pytest.raises(ResultsError, match="2 rows"):
+        parquet.write_curves(tmp_path, [POINT, POINT])
+    with pytest.raises(ResultsError, match="unknown stage 'probe'"):
+        parquet.write_curves(tmp_path, [{**POINT, "stage": "probe"}])
+
+
+def test_unreadable_files_are_one_line_with_advice(tmp_path):
+    def complaint() -> str:
+        with pytest.raises(ResultsError) as caught:
+            parquet.read_rows(tmp_path)
+        text = str(caught.value)
+        assert "\n" not in text
+        assert str(tmp_path) in text
+        return text
+
+    assert "no such file" in complaint()
+    path = parquet.write_rows(tmp_path, [make_row()])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in complaint()
+    path.write_bytes(whole[:40] + bytes(len(whole) - 440) + whole[-400:])
+    assert "damaged" in complaint()
+    path.write_text("cell_key,task\n")
+    assert "no Parquet file" in complaint()
+    pq.write_table(pa.table({"x": [1]}), path)
+    assert "not one of assay's" in complaint()
+    parquet.write_curves(tmp_path, [POINT]).rename(path)
+    assert "holds curves, not rows" in complaint()
+    pq.write_table(pq.read_table(parquet.write_rows(tmp_path, [])).replace_schema_metadata(
+        {"table": "rows", "schema_version": "999"}), path)  # fmt: skip
+    assert "schema version 999" in complaint()
+
+
+def test_equal_but_for_timings(tmp_path):
+    rows = [make_row(cell_key=key) for key in "ab"]
+    later = {"wall_s": 9.0, "device_s": 9.0, "cost_share": 0.9, "environment": "e2", "started": None, "ended": None}
+    assert set(later) == set(schema.TIMING_COLUMNS)
+    parquet.write_rows(tmp_path / "a", rows)
+    parquet.write_rows(tmp_path / "b", [{**r, **later} for r in rows])
+    assert parquet.rows_equal(tmp_path / "a", tmp_path / "b") == []
+
+
+def test_differences_are_found_to_the_last_bit(tmp_path):
+    nudged = float(np.nextafter(0.96, 1))
+    changes = [{"main_after": nudged}, {"score_after": -0.0}, {"p_after": None}, {"metrics": {"agreement": nudged}}]
+    parquet.write_rows(
+        tmp_path / "a", [make_row(cell_key=f"{i}", score_after=0.0) for i in range(4)] + [make_row(cell_key="x")]
+    )
+    other = [make_row(cell_key=f"{i}", **{"score_after": 0.0, **change}) for i, change in enumerate(changes)]
+    parquet.write_rows(tmp_path / "b", [*other, make_row(cell_key="y")])
+    found = parquet.rows_equal(tmp_path / "a", tmp_path / "b")
+    assert [line.split(": ")[:2] for line in found[2:]] == [
+        *(["cell 0", "main_after"], ["cell 1", "score_after"], ["cell 2", "p_after"], ["cell 3", "metrics"]),
+    ]
+    assert found[0] == f"cell x: only in {tmp_path / 'a'}"
+    assert found[1] == f"cell y: only in {tmp_path / 'b'}"
+
+
+def test_nan_equals_nan_but_not_null(tmp_path):
+    for name, value in (("a", math.nan), ("b", math.nan), ("c", None)):
+        parquet.write_rows(tmp_path / name, [make_row(main_after=value)])
+    assert parquet.rows_equal(tmp_path / "a", tmp_path / "b") == []
+    assert len(parquet.rows_equal(tmp_path / "a", tmp_path / "c")) == 1
+
+
+def test_the_committed_columns_are_those_of_the_design():
+    assert schema.ROW.names[:5] == ["cell_key", "clean_key", "embed_key", "attack_key", "task"]
+    assert set(schema.TIMING_COLUMNS) < set(schema.ROW.names)
+    assert schema.ROW.metadata[b"schema_version"] == str(schema.SCHEMA_VERSION).encode()
+    assert Path(schema.ROWS_FILE).suffix == ".parquet"
