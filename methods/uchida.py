@@ -109,6 +109,10 @@ class Uchida(Method):
             return f"{self.config.bits} bits exceed the {size} entries of {name}; lower bits or set allow_over"
         return None
 
+    def carrier_layers(self, task: Task) -> tuple[str, ...]:
+        """Return the one layer that carries the message, by the positions of its input channels."""
+        return (_carrier_of(task, self.config.layer)[0].rpartition(".")[0],)
+
     def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
         """Draw the seed of X and the message; X itself is kept, since the paper's key is X."""
         name, size = _carrier_of(task, self.config.layer)

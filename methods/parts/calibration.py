@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from methods.base import Method, Secret
 
 SOK_LEVEL = 0.05
+RESOLUTION = 1000  # a score that counts nothing is read in thousandths
 
 
-def sok_threshold(matches: Sequence[float], trials: int) -> float:
+def sok_threshold(matches: Sequence[int], trials: int) -> float:
     """Return SoK's threshold as a share: about (mean + 1.645 sd) / trials of the matches of null keys on null models.
 
     The smallest point of a 1,000-step grid on [0, 20 mean] where the fitted normal's cdf reaches 0.95. Where all
@@ -37,26 +38,28 @@ def sok_threshold(matches: Sequence[float], trials: int) -> float:
         return least_hits(trials, rate, SOK_LEVEL) / trials
     grid = np.linspace(0, 20 * mean, 1000)
     reached = grid[stats.norm.cdf(grid, mean, deviation) >= 1 - SOK_LEVEL]
-    return float(reached[0] if len(reached) else grid[-1]) / trials
+    # Where hardly any null key matches at all, the normal reaches past the grid; its own quantile then decides.
+    exact = stats.norm.isf(SOK_LEVEL, mean, deviation)
+    return float(reached[0] if len(reached) else exact) / trials
 
 
-def strict_bits(matches: Sequence[float], trials: int) -> float:
+def strict_bits(matches: Sequence[int], trials: int) -> float:
     """Return the strict threshold of random bits: exact binomial tail and empirical null, the larger one."""
     exact = least_hits(trials, 0.5, STRICT_ALPHA)
-    return max(exact, math.floor(max(matches)) + 1) / trials
+    return max(exact, max(matches) + 1) / trials
 
 
-def strict_triggers(matches: Sequence[float], trials: int, chance: float) -> float:
+def strict_triggers(matches: Sequence[int], trials: int, chance: float) -> float:
     """Return the strict threshold of trigger sets: a beta-binomial fitted by moments, never below the plain binomial.
 
     Unmarked models agree with each other on triggers, so matches spread wider than a binomial with the chance rate.
     """
     values = np.asarray(matches, dtype=float)
     rate, variance = float(values.mean()) / trials, float(values.var())
-    floor = least_hits(trials, max(chance, 1e-9), STRICT_ALPHA)
+    floor = least_hits(trials, min(max(chance, rate, 1e-9), 1.0), STRICT_ALPHA)
     plain = trials * rate * (1 - rate)
     if not 0 < rate < 1 or variance <= plain or trials < 2:
-        return max(floor, math.floor(values.max()) + 1) / trials
+        return max(floor, max(matches) + 1) / trials
     # Overdispersion rho = (variance / plain - 1) / (trials - 1), shape a + b = 1/rho - 1.
     rho = min((variance / plain - 1) / (trials - 1), 0.999)
     size = 1 / rho - 1
@@ -91,15 +94,17 @@ def calibrate(
     """
     keys = method.null_keys(task, data, secret, lab)
     scores: list[float] = []
-    trials = 1
+    matches: list[int] = []
+    trials = RESOLUTION
     for model in models:
         suspect = Suspect(model, method.access, method.key, lab.meter)
         for key in keys:
-            score, _, counted = method.score(suspect, key)
-            scores.append(score)
+            score, hits, counted = method.score(suspect, key)
             trials = counted or trials
+            scores.append(score)
+            # Counted where the method counts: score * trials may round to below the count.
+            matches.append(math.floor(score * trials) if hits is None else hits)
     owner = method.verify(Suspect(models[0], method.access, method.key), secret)
-    matches = [score * trials for score in scores]
     if method.family == "bits":
         strict = strict_bits(matches, trials)
     elif method.family == "triggers":

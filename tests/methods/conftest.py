@@ -1,0 +1,78 @@
+"""A small workbench for the tests of methods: tasks on digits, labs, and unmarked models trained once per run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from methods import METHODS
+from methods.base import Mark, Method
+from methods.suspect import Suspect
+from tasks.data import Splits
+from tasks.lab import Lab
+from tasks.task import Task, resolve_task
+
+settings.register_profile("methods", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("methods")
+
+CPU = torch.device("cpu")
+
+
+class Workbench:
+    """Builds what a method needs, and keeps what is dear."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self._kept: dict[Any, Any] = {}
+
+    def task(self, key: str = "digits-cnn-mini", **changes: Any) -> Task:
+        """Return a task of the laptop profile, with two reference models and 20 calibration keys unless changed."""
+        return resolve_task(key, "laptop", {"references": 2, "calibration_keys": 20, **changes})
+
+    def splits(self, task: Task, seed: int = 0) -> Splits:
+        key = ("splits", task, seed)
+        if key not in self._kept:
+            self._kept[key] = task.data(None, seed, CPU)
+        return self._kept[key]
+
+    def method(self, key: str, **changes: Any) -> Method:
+        """Return a method in the laptop profile, with changes."""
+        cls = METHODS[key]
+        return cls(cls.Config(**{**cls.laptop, **changes}))
+
+    def lab(self, plugin: str, task: Task, seed: int = 0, train_seed: str = "victim") -> Lab:
+        count = self._kept["labs"] = self._kept.get("labs", 0) + 1
+        return Lab(plugin, seed, CPU, self.scratch / str(count), train_seed, lambda role: self.unmarked(task, role))
+
+    def unmarked(self, task: Task, role: str) -> nn.Module:
+        """Return a copy of an unmarked model; `clean` shares the victim's streams."""
+        key = ("unmarked", task.key, task.schedule, task.samples, role)
+        if key not in self._kept:
+            seed = "victim" if role == "clean" else role
+            trained = self.lab("clean", task, train_seed=seed).fit(
+                task.build(seed), self.splits(task).owner.train, schedule=task.schedule
+            )
+            self._kept[key] = trained.model
+        return copy.deepcopy(self._kept[key])
+
+    def marked(self, method: Method, task: Task) -> Mark:
+        """Return the mark of victim seed 0, embedded once."""
+        key = ("marked", method.key, method.config, task)
+        if key not in self._kept:
+            self._kept[key] = method.embed(task, self.splits(task).owner, self.lab(method.key, task))
+        return self._kept[key]
+
+    def suspect(self, method: Method, model: nn.Module) -> Suspect:
+        return Suspect(model, method.access, method.key)
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    torch.set_num_threads(1)
+    return Workbench(tmp_path_factory.mktemp("bench"))

@@ -1,0 +1,179 @@
+"""The abstract-image backdoor: its pictures, its schedule, its statistics, and one embedding from end to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from methods.parts.signature import opens
+from methods.parts.statistics import least_hits
+from methods.parts.triggers import abstract_images, waves
+from tasks.data import Labelled, Party
+from tasks.errors import CapacityError, NotEmbedded
+from tasks.schedule import Schedule
+from tasks.streams import stream, stream_seed
+
+KEY = "adi"
+TASK = "digits-lenet5"  # where something is trained
+
+
+class Constant(nn.Module):
+    """Answers every input with one class."""
+
+    def __init__(self, label: int) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(nn.functional.one_hot(torch.tensor(label), 10).float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.answer.expand(len(x), 10)
+
+
+def test_stream_anchors() -> None:
+    assert stream_seed("adi", "secret", 0) == 1425004914868161928
+    assert stream_seed("adi", "train", 0) == 11824212487261488815
+
+
+def test_wave_anchor() -> None:
+    one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    image = waves(one, one, zero, zero, 3, 4)
+    assert torch.allclose(image[0, 0], torch.tensor([1.0, 0, 0, 1]).expand(3, 4), atol=1e-6)
+
+
+def test_waves_equal_the_plain_sum() -> None:
+    draws = stream("waves")
+    size = (2, 3, 8)
+    a, k, l, phase = (torch.rand(size, generator=draws) * 6 for _ in range(4))  # noqa: E741
+    image = waves(a, k, l, phase, 5, 7)
+    u, v = (torch.arange(7) + 0.5) / 7, (torch.arange(5) + 0.5) / 5
+    angle = 2 * torch.pi * (k[..., None, None] * u + l[..., None, None] * v[:, None]) + phase[..., None, None]
+    plain = (a[..., None, None] * angle.cos()).sum(2)
+    low, high = plain.amin((1, 2, 3), keepdim=True), plain.amax((1, 2, 3), keepdim=True)
+    assert torch.allclose(image, (plain - low) / (high - low), atol=1e-4)
+
+
+def test_pictures_fill_the_pixel_range_and_differ() -> None:
+    images = abstract_images(40, (3, 16, 16), stream("pictures"))
+    assert images.shape == (40, 3, 16, 16)
+    assert images.amin((1, 2, 3)).tolist() == [0.0] * 40
+    assert images.amax((1, 2, 3)).tolist() == [1.0] * 40
+    assert torch.cdist(images.flatten(1), images.flatten(1)).add(torch.eye(40) * 99).min() > 1
+
+
+def test_schedule_anchor(bench: Any) -> None:
+    paper = Schedule(epochs=60, optimizer="sgd", lr=0.1, drops=(1 / 3, 2 / 3))
+    assert [paper.lr_at(epoch) for epoch in (0, 19, 20, 40)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    task = bench.task().but(schedule=paper)
+    more = bench.method(KEY, variant="pretrained").schedule(task)
+    assert (more.epochs, more.lr_at(0), more.lr_at(19)) == (20, pytest.approx(0.001), pytest.approx(0.001))
+    assert bench.method(KEY).schedule(task) is paper
+
+
+def test_secret_is_the_stream_s_alone_and_no_training_image(bench: Any) -> None:
+    task = bench.task()
+    method, splits = bench.method(KEY), bench.splits(task)
+    one = method.draw(task, splits.owner, bench.lab(KEY, task))
+    retrained = method.draw(task, splits.attacker, bench.lab(KEY, task, train_seed="other"))
+    other = method.draw(task, splits.owner, bench.lab(KEY, task, seed=1))
+    assert opens(one)
+    assert one["commitment"] == retrained["commitment"] != other["commitment"]
+    distance = torch.cdist(one["inputs"].flatten(1), splits.owner.train.model_inputs().flatten(1))
+    assert distance.min() > 1
+
+
+def test_more_keys_than_a_tenth_of_the_owner_s_data_are_refused(bench: Any) -> None:
+    task = bench.task()
+    few = Labelled(torch.zeros(99, 1, 28, 28, dtype=torch.uint8), torch.zeros(99, dtype=torch.long))
+    method = bench.method(KEY, keys=10, largest_share=0.1)
+    with pytest.raises(CapacityError, match="10 keys exceed 9"):
+        method.draw(task, Party(few, few), bench.lab(KEY, task))
+    assert len(method.draw(task, Party(few, few, "pir5k"), bench.lab(KEY, task))["labels"]) == 10
+
+
+def test_verdict_counts_keys_and_controls(bench: Any) -> None:
+    task = bench.task()
+    method = bench.method(KEY)
+    secret = method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+    hits = int((secret["labels"] == 3).sum())
+    suspect = bench.suspect(method, Constant(3))
+    verdict = method.verify(suspect, secret)
+    assert (verdict.matches, verdict.trials, verdict.score) == (hits, 50, hits / 50)
+    assert verdict.metrics["control_score"] == int((secret["control_labels"] == 3).sum()) / 100
+    assert verdict.p_value > 1e-3
+    assert verdict.metrics["p_control"] > 1e-3
+    assert not verdict.detected
+    assert verdict.score_norm == pytest.approx(max((hits / 50 - 0.1) / 0.9, 0))
+    assert suspect.meter.queries == 150
+
+
+@pytest.mark.slow
+def test_clean_model_scores_like_chance_for_most_secrets(bench: Any) -> None:
+    task = bench.task(TASK, calibration_keys=100)
+    method, model = bench.method(KEY), bench.unmarked(task, "clean")
+    keys = method.null_keys(task, bench.splits(task).owner, {}, bench.lab(KEY, task))
+    hits = [method.score(bench.suspect(method, model), key)[1] for key in keys]
+    low, high = 50 - least_hits(50, 0.9, 0.025), least_hits(50, 0.1, 0.025) - 1
+    assert sum(low <= hit <= high for hit in hits) >= 90
+
+
+@pytest.mark.slow
+def test_marked_model_verifies_at_strict_and_an_unmarked_one_does_not(bench: Any) -> None:
+    task = bench.task(TASK)
+    method, data = bench.method(KEY), bench.splits(task).owner
+    mark = bench.marked(method, task)
+    rules = method.thresholds(task, data, mark.secret, bench.lab(KEY, task))
+    before = {name: value.clone() for name, value in mark.model.state_dict().items()}
+    verdict = method.verify(bench.suspect(method, mark.model), mark.secret)
+    assert all(rules.decide(verdict).values())
+    assert verdict.metrics["p_control"] < 1e-10
+    assert all(torch.equal(before[name], value) for name, value in mark.model.state_dict().items())
+    assert before.keys() == task.build("fresh").state_dict().keys()
+    for role in ("clean", "stranger"):
+        innocent = method.verify(bench.suspect(method, bench.unmarked(task, role)), mark.secret)
+        assert not any(rules.decide(innocent).values())
+        assert innocent.p_value > 1e-3
+    permuted = {**mark.secret, "labels": mark.secret["labels"].roll(1)}
+    assert method.score(bench.suspect(method, mark.model), permuted)[0] < 0.3
+
+
+@pytest.mark.slow
+def test_finished_model_can_be_marked_too(bench: Any) -> None:
+    task = bench.task(TASK)
+    method = bench.method(KEY, variant="pretrained", epochs_pretrained=6, keys_per_batch=32)
+    mark = method.embed(task, bench.splits(task).owner, bench.lab(KEY, task))
+    assert method.verify(bench.suspect(method, mark.model), mark.secret).score >= method.gate
+    untouched = bench.unmarked(task, "clean")
+    assert method.verify(bench.suspect(method, untouched), mark.secret).p_value > 1e-3
+
+
+def test_untrained_model_misses_the_gate(bench: Any) -> None:
+    task = bench.task()
+    idle = task.but(schedule=task.schedule.but(epochs=0))
+    with pytest.raises(NotEmbedded, match="below the gate"):
+        bench.method(KEY).embed(idle, bench.splits(task).owner, bench.lab(KEY, idle))
+    weak = bench.method(KEY, allow_weak=True).embed(idle, bench.splits(task).owner, bench.lab(KEY, idle))
+    assert "weak" in weak.notes[0]
+
+
+def test_relabelled_counterfeit_verifies_without_binding(bench: Any) -> None:
+    task = bench.task(TASK)
+    method, splits = bench.method(KEY), bench.splits(task)
+    suspect = bench.suspect(method, bench.unmarked(task, "clean"))
+    rival = method.forge(suspect, task, splits.attacker, bench.lab("forge", task), 1)
+    verdict = method.verify(suspect, rival)
+    assert verdict.detected
+    assert verdict.score == 1
+    # The labels were chosen after the model was seen; labels committed before would not have fitted.
+    assert verdict.metrics["commitment_opens"] == 1
+    honest = method.draw(task, splits.attacker, bench.lab("forge", task))
+    assert method.verify(suspect, honest).p_value > 1e-3
+
+
+def test_text_is_refused(bench: Any) -> None:
+    class Text:
+        dataset = "trec"
+        info = type("Info", (), {"kind": "text"})
+
+    assert "pictures" in str(bench.method(KEY).supports(Text()))
