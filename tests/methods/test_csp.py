@@ -1,0 +1,433 @@
+"""Customized soft-label perturbation: signal, losses, phases, resuming, and the mark end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from methods.base import Mark
+from methods.csp import CSP, CSPRecipe, signal, spread
+from methods.parts.detector import Detector, DetectorTraining, detector_loss
+from methods.parts.soft_label import SoftLabelRecipe, divergence
+from methods.suspect import Suspect
+from tasks.checkpoint import load_tree, save_tree
+from tasks.data import Labelled, Splits
+from tasks.errors import AccessDenied
+from tasks.lab import Lab
+from tasks.schedule import Schedule
+from tasks.task import Task, resolve_task
+from tasks.trainer import Batch, Recipe, Rolling, Terms, evaluate, fit
+
+CPU = torch.device("cpu")
+
+
+def method(**config: Any) -> CSP:
+    return CSP(CSP.Config.model_validate({**CSP.laptop, **config}))
+
+
+# --- signal ----------------------------------------------------------------------------------------------------------
+
+
+def test_anchor_signals() -> None:
+    assert signal(b"owner", 10) == [-1, 1, 0, 1, -1, 0, 0, 1, -1, 0]
+    assert signal(b"owner", 5) == [-1, 1, 0, 1, -1]
+    assert signal(b"user-1", 10) == [1, 0, -1, 0, 1, -1, 0, 1, 0, -1]
+
+
+@given(st.binary(max_size=40), st.integers(2, 60))
+def test_signals_are_balanced_and_never_constant(key: bytes, length: int) -> None:
+    values = signal(key, length)
+    assert sum(values) == 0
+    assert values.count(1) == values.count(-1) == max(1, round(length / 3))
+    assert values == signal(key, length)
+
+
+def test_unmapped_labels_carry_nothing() -> None:
+    whole = spread([1, -1, 0], [7, 2, 4], 9)
+    assert whole.tolist() == [0, 0, -1, 0, 0, 0, 0, 1, 0]
+
+
+def test_anchor_perturbed_cross_entropy() -> None:
+    logits, label = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0])
+    offset = 2 * spread([1, 0, -1], [0, 1, 2], 3)
+    assert float(F.cross_entropy(logits - offset, label)) == pytest.approx(2.407606, abs=1e-6)
+    assert float(F.cross_entropy(logits, label)) == pytest.approx(0.407606, abs=1e-6)
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def test_anchor_divergence() -> None:
+    unmarked = torch.tensor([[2.0, 0.0, -1.0]])
+    marked = torch.tensor([[0.0, 1.0, 0.0]], requires_grad=True)
+    loss = divergence(marked, unmarked, 4.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(1.030230, abs=1e-5)
+    assert marked.grad is not None
+    torch.testing.assert_close(marked.grad, torch.tensor([[-0.6353, 0.3572, 0.2782]]), atol=1e-4, rtol=0)
+    assert divergence(marked, unmarked, 4.0, reverse=True).item() == pytest.approx(1.088009, abs=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**16), st.floats(-20, 20))
+def test_a_common_shift_of_the_logits_changes_nothing(seed: int, shift: float) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    marked, unmarked = torch.randn(5, 6, generator=draws), torch.randn(5, 6, generator=draws)
+    torch.manual_seed(seed)
+    detector = Detector(6, [8, 4], "log_softmax")
+    for function in (lambda x: divergence(x, unmarked, 4.0), lambda x: detector_loss(detector, x), detector):
+        torch.testing.assert_close(function(marked + shift), function(marked), atol=2e-4, rtol=1e-3)
+    # Probabilities are as good as logits at verification.
+    probabilities = marked.softmax(1).clamp_min(1e-12).log()
+    torch.testing.assert_close(detector(probabilities), detector(marked), atol=1e-4, rtol=1e-3)
+
+
+def test_raw_logits_do_show_a_shift() -> None:
+    torch.manual_seed(0)
+    detector, logits = Detector(6, [8, 4], "logits"), torch.randn(5, 6)
+    assert not torch.allclose(detector(logits + 5), detector(logits))
+
+
+def test_equal_outputs_have_no_divergence_and_no_gradient() -> None:
+    marked = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = divergence(marked, marked.detach().clone(), 4.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert marked.grad is not None
+    assert marked.grad.abs().max() < 1e-6
+
+
+def test_who_receives_gradients() -> None:
+    torch.manual_seed(0)
+    training = DetectorTraining(Detector(5, [8], "log_softmax"), 1e-2, 140)
+    marked, unmarked = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
+    detector_loss(training.detector, marked).backward()
+    assert marked.grad is not None
+    assert marked.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in training.detector.parameters())
+    before = [weight.clone() for weight in training.detector.parameters()]
+    training.step(marked.detach(), unmarked)
+    assert any(not torch.equal(a, b) for a, b in zip(before, training.detector.parameters(), strict=True))
+
+
+def test_a_perfect_detector_rests_until_it_errs() -> None:
+    torch.manual_seed(0)
+    training = DetectorTraining(Detector(3, [8], "log_softmax"), 1e-2, 2)
+    marked, unmarked = torch.randn(8, 3), torch.randn(8, 3)
+
+    def moved() -> bool:
+        before = [weight.clone() for weight in training.detector.parameters()]
+        training.step(marked, unmarked)
+        return any(not torch.equal(a, b) for a, b in zip(before, training.detector.parameters(), strict=True))
+
+    training.accuracy = 1.0
+    assert not moved()
+    training.start_epoch(1)  # reads what the resting detector got right: not all
+    assert training.accuracy < 1
+    assert moved()
+    assert training.optimizer.param_groups[0]["lr"] == 1e-2
+    training.start_epoch(2)
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
+
+
+# --- recipe ----------------------------------------------------------------------------------------------------------
+
+
+def tiny_net(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Labelled:
+    torch.set_num_threads(1)
+    draws = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 10, (120,), generator=draws)
+    inputs = torch.rand(120, 1, 4, 4, generator=draws)
+    inputs[torch.arange(120), 0, labels // 4, labels % 4] += 1
+    return Labelled(inputs, labels)
+
+
+SCHEDULE = Schedule(epochs=6, batch_size=32, lr=5e-3, drops=(4 / 6,))
+
+
+def recipe_of(kind: type[SoftLabelRecipe] = CSPRecipe, shift: float = 0.0, **config: Any) -> SoftLabelRecipe:
+    settings_ = CSP.Config.model_validate({"detector_lr": 1e-2, **config})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        training = DetectorTraining(Detector(10, [16, 8], "log_softmax"), settings_.detector_lr, 140)
+    recipe = kind(settings_, resolve_task("digits-lenet5", "laptop", {}), tiny_net(9), training)
+    if isinstance(recipe, CSPRecipe):
+        recipe.offset = settings_.gamma * (spread(signal(b"owner", 10), list(range(10)), 10) + shift)
+        recipe.embed_share = 4 / 6
+    return recipe
+
+
+def trained(tiny: Labelled, recipe: Recipe, schedule: Schedule = SCHEDULE, **options: Any) -> Any:
+    return fit(tiny_net(1), tiny, recipe, schedule, seed="t", **options)
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_without_its_terms_it_is_the_clean_run(tiny: Labelled) -> None:
+    neutral = trained(tiny, recipe_of(gamma=0.0, alpha=0.0, beta=0.0)).model
+    assert same_weights(neutral, trained(tiny, Recipe()).model)
+    ablated = trained(tiny, recipe_of(gamma=0.0, use_kld=False, use_detector_loss=False)).model
+    assert same_weights(ablated, neutral)
+    assert not same_weights(trained(tiny, recipe_of(gamma=0.0)).model, neutral)
+    assert not same_weights(trained(tiny, recipe_of(alpha=0.0, beta=0.0)).model, neutral)
+
+
+def test_without_signal_embedding_is_the_unified_scheme(tiny: Labelled) -> None:
+    embedding = SCHEDULE.but(epochs=4, drops=())
+    customized, unified = recipe_of(gamma=0.0), recipe_of(SoftLabelRecipe)
+    customized.embed_share = 1.0  # type: ignore[attr-defined]
+    first, second = (trained(tiny, recipe, embedding).model for recipe in (customized, unified))
+    assert same_weights(first, second)
+    assert same_weights(customized.training.detector, unified.training.detector)
+
+
+def test_threshold_of_the_second_phase(tiny: Labelled) -> None:
+    branches = {}
+    for tau in (0.0, 1.0):
+        history = trained(tiny, recipe_of(tau=tau)).history
+        branches[tau] = [row["perturbed"] for row in history]
+        assert ["divergence" in row for row in history] == [True] * 4 + [False] * 2
+    assert branches == {0.0: [1, 1, 1, 1, 0, 0], 1.0: [1] * 6}
+    same = [trained(tiny, recipe_of(tau=tau, gamma=0.0)).model for tau in (0.0, 1.0)]
+    assert same_weights(*same)
+
+
+def test_a_constant_in_the_signal_changes_nothing(tiny: Labelled) -> None:
+    first, second = recipe_of(), recipe_of(shift=2.0)
+    a, b = trained(tiny, first).model, trained(tiny, second).model
+    for own, other in zip(a.parameters(), b.parameters(), strict=True):
+        torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-3)
+
+
+def test_the_adversary_never_moves(tiny: Labelled) -> None:
+    recipe = recipe_of()
+    trained(tiny, recipe)
+    assert same_weights(recipe.adversary, tiny_net(9))
+    assert recipe.adversary_samples == 6 * 120
+
+
+def test_the_signal_is_added_to_the_answers(tiny: Labelled) -> None:
+    marked = trained(tiny, recipe_of(tau=1.0, gamma=3.0), SCHEDULE.but(epochs=60)).model
+    clean = trained(tiny, Recipe(), SCHEDULE.but(epochs=60)).model
+    with torch.no_grad():
+        shift = (marked(tiny.inputs) - clean(tiny.inputs)).mean(0)
+    code = spread(signal(b"owner", 10), list(range(10)), 10)
+    assert torch.corrcoef(torch.stack([shift, code]))[0, 1] > 0.7
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+@pytest.mark.parametrize("epoch_of_death", [1, 4, 5])
+def test_a_resumed_run_is_bitwise_the_same(tiny: Labelled, tmp_path: Path, epoch_of_death: int) -> None:
+    def kill(epoch: int, model: nn.Module, means: dict[str, float]) -> None:
+        if epoch == epoch_of_death:
+            raise Killed
+
+    whole = recipe_of()
+    reference = trained(tiny, whole)
+    rolling = Rolling(tmp_path / "train.safetensors", 0)
+    with pytest.raises(Killed):
+        trained(tiny, recipe_of(), resume=rolling, observers=[kill])
+    assert rolling.path.exists()
+    resumed_recipe = recipe_of()
+    resumed = trained(tiny, resumed_recipe, resume=rolling)
+    assert same_weights(reference.model, resumed.model)
+    assert same_weights(whole.training.detector, resumed_recipe.training.detector)
+    assert whole.adversary_samples == resumed_recipe.adversary_samples
+    assert whole.training.accuracy == resumed_recipe.training.accuracy
+    assert reference.history == resumed.history
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def test_a_positive_alpha_is_refused() -> None:
+    with pytest.raises(ValidationError, match="alpha"):
+        CSP.Config(alpha=0.01)
+
+
+def test_schedule_joins_the_phases() -> None:
+    paper = CSP(CSP.Config()).schedule(resolve_task("cifar10-resnet18", "paper", {}))
+    rates = [paper.lr_at(epoch) for epoch in (0, 79, 80, 119, 120, 239)]
+    assert paper.epochs == 240
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    laptop = method().schedule(resolve_task("mnist-lenet5", "laptop", {}))
+    assert laptop.epochs == 12
+    assert [laptop.lr_at(epoch) for epoch in (0, 7, 8, 11)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert method(epochs_finetune=0).schedule(resolve_task("mnist-lenet5", "laptop", {})).drops == ()
+
+
+def test_supports_says_why() -> None:
+    task = resolve_task("digits-lenet5", "laptop", {})
+    assert method().supports(task) is None
+    assert "distinct labels" in (method(signal_len=11).supports(task) or "")
+    assert "distinct labels" in (method(labels=[1, 1, 2]).supports(task) or "")
+    assert "reference" in (method().supports(task.but(references=1)) or "")
+    assert "adversary" in method().unmarked(task)
+
+
+# --- end to end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return resolve_task("digits-lenet5", "laptop", {"references": 3, "epochs": 10})
+
+
+@pytest.fixture(scope="module")
+def data(task: Task) -> Splits:
+    torch.set_num_threads(1)
+    return task.data(None, 0, CPU)
+
+
+@pytest.fixture(scope="module")
+def lab(task: Task, data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    models: dict[str, nn.Module] = {}
+
+    def unmarked(role: str) -> nn.Module:
+        if role not in models:
+            name = "train|0" if role == "clean" else f"train|{role}|0"
+            folder = tmp_path_factory.mktemp(role)
+            own = Lab("clean", 0, CPU, folder, name)
+            models[role] = own.fit(task.build(name), data.owner.train, schedule=task.schedule).model
+        return task.build("copy") if role not in models else _copy(task, models[role])
+
+    return Lab("csp", 0, CPU, tmp_path_factory.mktemp("csp"), "train|0", unmarked=unmarked)
+
+
+def _copy(task: Task, model: nn.Module) -> nn.Module:
+    copied = task.build("copy")
+    copied.load_state_dict(model.state_dict())
+    return copied
+
+
+@pytest.fixture(scope="module")
+def mark(task: Task, data: Splits, lab: Lab) -> Mark:
+    return method().embed(task, data.owner, lab)
+
+
+def verify(model: nn.Module, secret: dict[str, Any]) -> Any:
+    return method().verify(Suspect(model, "logits", "csp"), secret)
+
+
+def test_marked_is_detected_and_clean_is_not(task: Task, data: Splits, lab: Lab, mark: Mark, tmp_path: Path) -> None:
+    save_tree(tmp_path / "secret.safetensors", mark.secret)
+    secret = load_tree(tmp_path / "secret.safetensors")
+    before = torch.get_rng_state()
+    verdict = verify(mark.model, secret)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert verdict == verify(mark.model, mark.secret)
+    assert verdict.detected
+    assert verdict.score >= 0.9
+    assert verdict.p_value < 1e-6
+    assert verdict.metrics["commitment_opens"] == 1.0
+    assert verdict.metrics["p_models"] == pytest.approx(1 / 3)
+    limits = method().thresholds(task, data.owner, secret, lab)
+    assert limits.decide(verdict)["strict"]
+    for role in ("clean", "reference-0", "reference-2"):
+        null = verify(lab.unmarked(role), secret)
+        assert not null.detected
+        assert not limits.decide(null)["strict"]
+    assert evaluate(mark.model, data.test) > evaluate(lab.unmarked("clean"), data.test) - 0.05
+
+
+def test_the_model_behind_the_negatives_scores_one_half(lab: Lab, mark: Mark) -> None:
+    verdict = verify(lab.unmarked("reference-2"), mark.secret)
+    assert verdict.score == pytest.approx(0.5)
+    assert verdict.metrics["det_rate"] == pytest.approx(1 - verdict.metrics["tnr"])
+
+
+def test_probes_are_the_owners_held_out_samples(data: Splits, mark: Mark) -> None:
+    held_out = {image.numpy().tobytes() for image in data.owner.held_out.inputs}
+    assert {image.numpy().tobytes() for image in mark.secret["probes"]} <= held_out
+    assert len(mark.secret["probes"]) == len(data.owner.held_out)
+
+
+def test_other_classes_shapes_and_access(mark: Mark) -> None:
+    few = resolve_task("digits-lenet5", "laptop", {}).architecture("lenet5")
+    few.fc3 = nn.Linear(84, 7)
+    assert not verify(few, mark.secret).applicable
+    colour = resolve_task("cifar10-lenet5", "laptop", {}).build("x")
+    assert not verify(colour, mark.secret).applicable
+    with pytest.raises(AccessDenied):
+        method().verify(Suspect(few, "labels", "csp"), mark.secret)
+
+
+class _Distill(Recipe):
+    def __init__(self, teacher: nn.Module) -> None:
+        self.teacher = teacher
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        with torch.no_grad():
+            target = (self.teacher(batch.inputs) / 4).log_softmax(1)
+        own = (model(batch.inputs) / 4).log_softmax(1)
+        return {"match": 16 * F.kl_div(own, target, log_target=True, reduction="batchmean")}
+
+
+def test_students_inherit_the_mark_and_only_the_mark(task: Task, data: Splits, lab: Lab, mark: Mark) -> None:
+    def student(teacher: nn.Module) -> nn.Module:
+        taught = Labelled.join(data.attacker.train, data.attacker.held_out)
+        longer = task.schedule.but(epochs=25)
+        return fit(task.build("student"), taught, _Distill(teacher), longer, seed="student").model
+
+    heir, stranger = verify(student(mark.model), mark.secret), verify(student(lab.unmarked("clean")), mark.secret)
+    assert heir.detected
+    assert heir.p_value < 1e-3
+    assert not stranger.detected
+    assert stranger.p_value > 1e-3
+
+
+@pytest.fixture
+def attacker(tmp_path: Path) -> Lab:
+    return Lab("attack", 7, CPU, tmp_path, "attack|7")  # knows no unmarked model
+
+
+def test_forging_succeeds_and_leaves_the_victim_alone(task: Task, data: Splits, mark: Mark, attacker: Lab) -> None:
+    before = [weight.clone() for weight in mark.model.parameters()]
+    suspect = Suspect(mark.model, "logits", "csp", attacker.meter)
+    claim = method().forge(suspect, task, data.attacker, attacker, draws=1)
+    assert all(torch.equal(a, b) for a, b in zip(before, mark.model.parameters(), strict=True))
+    assert attacker.meter.queries == len(data.attacker.train)
+    verdict = verify(mark.model, claim)
+    assert verdict.metrics["det_rate"] > 0.5
+    assert verdict.metrics["commitment_opens"] == 1.0
+    assert claim["signal"] != mark.secret["signal"]
+
+
+def test_overwriting_brings_a_detector_of_its_own(task: Task, data: Splits, mark: Mark, attacker: Lab) -> None:
+    rival = method().overwrite(_copy(task, mark.model), task, data.attacker, attacker, task.schedule.but(epochs=3))
+    assert set(rival.secret) == set(mark.secret)
+    weights = [secret["detector"]["weights"]["layers.0.weight"] for secret in (mark.secret, rival.secret)]
+    assert not torch.equal(*weights)
+    assert verify(rival.model, rival.secret).applicable
+    assert not same_weights(rival.model, mark.model)
+
+
+def test_the_make_of_the_detector_is_its_stream(task: Task, lab: Lab) -> None:
+    torch.manual_seed(1)
+    first = method().training(task, lab).detector
+    torch.manual_seed(2)
+    assert same_weights(first, method().training(task, lab).detector)
+    hidden = [layer for layer in first.layers if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in hidden] == [
+        (10, 128), (128, 128), (128, 64), (64, 32), (32, 1),
+    ]  # fmt: skip
