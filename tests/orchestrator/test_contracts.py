@@ -1,0 +1,75 @@
+"""Every registered method and attack keeps every promise; new ones are included by being registered."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.contracts import COMMON_CHECKS, checks_of, run_check
+from orchestrator.contracts_attacks import runs_on, runs_or_says_why
+from orchestrator.contracts_bench import Bench, NotTested
+from orchestrator.contracts_methods import (
+    marked_model_is_detected,
+    p_values_are_honest,
+    unmarked_model_is_not_detected,
+    wrong_secret_is_not_detected,
+)
+from orchestrator.registry import Registry
+
+REGISTRY = Registry()
+_FULLY_TRAINED = (
+    marked_model_is_detected,
+    unmarked_model_is_not_detected,
+    wrong_secret_is_not_detected,
+    p_values_are_honest,
+)
+
+
+@pytest.fixture(scope="session")
+def bench():
+    return Bench(REGISTRY)
+
+
+def _cases(classes):
+    for cls in classes:
+        for check in checks_of(cls):
+            if check is not runs_or_says_why:  # its pairs are tests of their own
+                marks = [pytest.mark.xdist_group(cls.key)]
+                marks += [pytest.mark.slow] if check in _FULLY_TRAINED else []
+                yield pytest.param(cls, check, id=f"{cls.key}-{check.__name__}", marks=marks)
+
+
+@pytest.mark.parametrize(("cls", "check"), _cases([*REGISTRY.methods.values(), *REGISTRY.attacks.values()]))
+def test_promise_is_kept(bench, cls, check):
+    result = run_check(cls, check, bench)
+    if result.status == "skipped":
+        pytest.skip(result.reason)
+    assert result.ok, result.reason
+
+
+def _pairs():
+    for attack in REGISTRY.attacks.values():
+        for method in REGISTRY.methods.values():
+            yield pytest.param(
+                attack, method, id=f"{attack.key}-{method.key}", marks=pytest.mark.xdist_group(method.key)
+            )
+
+
+@pytest.mark.parametrize(("attack", "method"), _pairs())
+def test_attack_runs_on_method_or_says_why(bench, attack, method):
+    try:
+        runs_on(bench, attack, method)
+    except NotTested as why:
+        reason = str(why)
+    else:
+        return
+    assert reason.strip(), f"{attack.key}.supports refuses {method.key} without a reason"
+    pytest.skip(reason)
+
+
+def test_every_check_states_its_promise():
+    for cls in (*REGISTRY.methods.values(), *REGISTRY.attacks.values()):
+        checks = checks_of(cls)
+        assert set(COMMON_CHECKS) < set(checks)
+        for check in checks:
+            assert check.__doc__
+            assert check.__doc__.splitlines()[0].rstrip().endswith("."), check.__name__

@@ -1,0 +1,206 @@
+"""Each contract check catches the fault it is for: a sound plugin keeps the promise, with a fault planted it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from attacks.base import Attack
+from methods import METHODS
+from methods.base import Method
+from orchestrator import contracts_attacks, contracts_common, contracts_methods
+from orchestrator.contracts import check_file, run_check
+from orchestrator.contracts_bench import Bench, difference
+from orchestrator.registry import load_plugin, plugin_classes
+from tasks.errors import BadInput
+
+EXAMPLE = (Path(__file__).parents[2] / "examples" / "sign_mark.py").read_text("utf-8")
+ATTACK = '''"""Shake: add a little Gaussian noise to every weight.
+
+Paper: none; an attack of these tests.
+Access: weights.
+Differs from the paper: none known.
+"""
+
+import torch
+from pydantic import Field
+
+from attacks.base import Attack, AttackConfig, Outcome
+from tasks.trainer import Recipe
+
+
+class Config(AttackConfig):
+    noise_std: float = Field(0.01, ge=0)
+
+
+class _Plain(Recipe):
+    scale = 1.0
+
+    def loss(self, model, batch):
+        return {name: self.scale * term for name, term in super().loss(model, batch).items()}
+
+
+class Shake(Attack):
+    key, title, source = "shake", "Weight noise", "these tests"
+    needs, needs_data, Config = "weights", False, Config
+    identity = {"noise_std": 0.0}
+
+    def run(self, victim, data, lab):
+        model, draws = victim.module(), lab.stream("noise")
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += self.config.noise_std * torch.randn(weight.shape, generator=draws)
+        if len(data.train):
+            lab.fit(model, data.train, _Plain(), victim.task.schedule.but(lr=0.0, momentum=0.0))
+        return Outcome(model)
+'''
+READ = '        read = weight.flatten().cpu()[secret["places"].cpu()].sign()\n'
+DRAW = "    def draw(self, task, data, lab):\n"
+HINGE = '        return {**super().loss(model, batch), "mark": self.config.strength * hinge}\n'
+
+METHOD_FAULTS = [
+    ("says_what_it_is", "Differs from the paper:", "Differences:"),
+    ("is_named_like_its_file", '"sign-mark"', '"sign-marks"'),
+    ("has_sound_settings", "Field(0.02, gt=0)", "0.02"),
+    ("has_sound_settings", "Field(1.0, ge=0)", "Field(ge=0)"),
+    ("has_sound_settings", "Field(1.0, ge=0)", "Field(-1.0, ge=0)"),
+    ("refuses_what_is_out_of_range", "le=4096)", "le=4096, strict=False)"),
+    ("marked_model_is_detected", "strength: float = Field(1.0", "strength: float = Field(0.0"),
+    ("unmarked_model_is_not_detected", READ, '        read = secret["signs"]\n'),
+    ("wrong_secret_is_not_detected", READ, '        read = secret["signs"]\n'),
+    ("p_values_are_honest", "binomial_tail(hits, bits, 0.5)", "binomial_tail(hits, bits, 0.35)"),
+    ("verdict_is_well_formed", "Verdict(hits / bits,", "Verdict(hits,"),
+    ("secret_comes_from_its_stream", "(self.config.bits,), generator=draws)", "(self.config.bits,))"),
+    ("secret_comes_from_its_stream", 'lab.stream("secret")', "torch.Generator().manual_seed(7)"),
+    ("embedding_is_deterministic", "self.name, self.config =", "self.noise = torch.rand(()); self.name, self.config ="),
+    (
+        "stopping_and_resuming_changes_nothing",
+        HINGE,
+        "        self.steps = getattr(self, 'steps', 0) + 1\n" + HINGE.replace("* hinge", "* hinge * self.steps"),
+    ),
+    (
+        "clean_samples_keep_their_order",
+        DRAW,
+        "    def embed(self, task, data, lab):\n"
+        "        import dataclasses\n"
+        "        fewer = dataclasses.replace(data, train=data.train.take(slice(5, None)))\n"
+        "        return super().embed(task, fewer, lab)\n\n" + DRAW,
+    ),
+    ("secret_survives_storage", "list(weight.shape)", "tuple(weight.shape)"),
+    (
+        "marked_model_is_plain",
+        DRAW,
+        "    def finish(self, model, recipe, secret, data, lab):\n        return torch.nn.Sequential(model)\n\n" + DRAW,
+    ),
+    (
+        "double_precision_runs",
+        "    def loss(self",
+        "    def prepare_model(self, model):\n"
+        "        eye = torch.eye(10)\n"
+        "        model.register_forward_hook(lambda module, args, output: output @ eye)\n"
+        "        return model\n\n    def loss(self",
+    ),
+    ("verifying_only_reads", READ, READ + '        secret["reads"] = secret.get("reads", 0) + 1\n'),
+    ("declared_access_suffices", '"weights", "bits"', '"logits", "bits"'),
+    ("declared_access_suffices", 'suspect.weights().get(secret["layer"])', 'torch.ones(secret["shape"])'),
+    ("foreign_models_are_judged", 'weight is None or list(weight.shape) != secret["shape"]', "False"),
+    ("weak_mark_is_refused", "    access, family", "    gate = 0.0\n    access, family"),
+]
+ATTACK_FAULTS = [
+    ("runs_or_says_why", "victim.module()", "victim._Oracle__model"),
+    ("outcome_fits_its_kind", "return Outcome(model)", "return Outcome()"),
+    ("surrogate_is_sound", "self.config.noise_std * torch", "float('nan') * torch"),
+    ("surrogate_is_sound", "return Outcome(model)", "return Outcome(torch.nn.Sequential(model))"),
+    ("attacking_is_deterministic", "(weight.shape, generator=draws)", "(weight.shape)"),
+    (
+        "stopping_and_resuming_changes_nothing",
+        "        return {name: self.scale",
+        "        self.scale += 1\n        return {name: self.scale",
+    ),
+    ("declared_needs_suffice", 'needs, needs_data, Config = "weights"', 'needs, needs_data, Config = "labels"'),
+    ("declared_needs_suffice", "victim.module()", 'victim.task.build("x")'),
+    ("declared_data_suffice", "if len(data.train):", "if int(data.train.labels[0]) >= 0:"),
+    ("identity_settings_change_nothing", '"noise_std": 0.0', '"noise_std": 0.5'),
+]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """A bench with one shipped method, so that attacks have a victim soon."""
+    return Bench(SimpleNamespace(methods={"uchida": METHODS["uchida"]}, attacks={}))
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """Write a plugin and return the one class it defines."""
+
+    def write(name, text, base):
+        file = tmp_path / name
+        file.write_text(text, "utf-8")
+        (cls,) = plugin_classes(load_plugin(file), base, "test")
+        return cls
+
+    return write
+
+
+def _check(name, *modules):
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
+
+
+def _names(faults):
+    return [f"{name}-{number}" for number, (name, _, _) in enumerate(faults)]
+
+
+@pytest.mark.parametrize(("name", "sound", "faulty"), METHOD_FAULTS, ids=_names(METHOD_FAULTS))
+def test_fault_in_a_method_is_caught(bench, plugin, name, sound, faulty):
+    assert EXAMPLE.count(sound) == 1 or name == "secret_survives_storage"
+    check = _check(name, contracts_methods, contracts_common)
+    good = plugin("sign_mark.py", EXAMPLE, Method)
+    assert run_check(good, check, bench).status == "kept"
+    bad = plugin("sign_mark.py", EXAMPLE.replace(sound, faulty, 1), Method)
+    result = run_check(bad, check, bench)
+    assert result.status == "broken"
+    assert result.reason
+    assert "\n" not in result.reason
+
+
+@pytest.mark.parametrize(("name", "sound", "faulty"), ATTACK_FAULTS, ids=_names(ATTACK_FAULTS))
+def test_fault_in_an_attack_is_caught(bench, plugin, name, sound, faulty):
+    assert ATTACK.count(sound) == 1
+    check = _check(name, contracts_attacks)
+    assert run_check(plugin("shake.py", ATTACK, Attack), check, bench).status == "kept"
+    result = run_check(plugin("shake.py", ATTACK.replace(sound, faulty), Attack), check, bench)
+    assert result.status == "broken"
+    assert result.reason
+
+
+def test_broken_plugin_is_told_with_its_line(bench, plugin):
+    bad = plugin("sign_mark.py", EXAMPLE.replace('lab.stream("secret")', "lab.strem('secret')"), Method)
+    line = 1 + EXAMPLE[: EXAMPLE.index('lab.stream("secret")')].count("\n")
+    result = run_check(bad, contracts_methods.secret_comes_from_its_stream, bench)
+    assert result.status == "broken"
+    assert result.reason.endswith(f"(sign_mark.py:{line})")
+
+
+def test_file_without_plugin_is_bad_input(tmp_path):
+    file = tmp_path / "nothing.py"
+    file.write_text("x = 1\n", "utf-8")
+    with pytest.raises(BadInput, match="defines no subclass"):
+        check_file(file)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "place"),
+    [
+        ({"a": 1}, {"a": 1.0}, "/a"),
+        ({"a": [1, 2]}, {"a": (1, 2)}, "/a"),
+        ({"a": b"x"}, {"a": b"y"}, "/a"),
+        ([float("nan")], [float("nan")], None),
+        ([1, 2], [1], "the value"),
+    ],
+)
+def test_difference_sees_types_and_values(one, other, place):
+    found = difference(one, other)
+    assert (found is None) if place is None else found.startswith(place)

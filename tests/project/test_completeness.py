@@ -1,0 +1,57 @@
+"""Nothing is half added: modules, registries, documents and build settings name the same methods and attacks."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import attacks
+import methods
+from attacks.base import Attack
+from methods.base import Method
+
+ROOT = Path(__file__).parents[2]
+SEAMS = {"methods": {"base", "parts", "suspect", "verdict"}, "attacks": {"base", "parts", "protocol"}}
+PACKAGES = [(methods, Method, methods.METHODS), (attacks, Attack, attacks.ATTACKS)]
+
+
+@pytest.mark.parametrize(("package", "base", "registered"), PACKAGES, ids=["methods", "attacks"])
+def test_every_module_is_registered_under_its_name(package, base, registered):
+    names = {info.name for info in pkgutil.iter_modules(package.__path__)} - SEAMS[package.__name__]
+    assert {cls.__module__ for cls in registered.values()} == {f"{package.__name__}.{name}" for name in names}
+    for name in names:
+        module = importlib.import_module(f"{package.__name__}.{name}")
+        own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+        plugins = [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
+        assert [c.key.replace("-", "_") for c in plugins] == [name]
+
+
+@pytest.mark.parametrize(("package", "base", "registered"), PACKAGES, ids=["methods", "attacks"])
+def test_readme_lists_what_is_registered(package, base, registered):
+    text = (ROOT / "README.md").read_text("utf-8")
+    name = package.__name__
+    table = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE) == sorted(registered)
+
+
+def test_readme_links_to_files_that_exist():
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / name).read_text("utf-8")):
+            assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_every_package_is_installed():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", "utf-8")
+    packages = set(settings["options"]["packages"].split())
+    tops = {name.partition(".")[0] for name in packages}
+    found = {
+        ".".join(init.parent.relative_to(ROOT).parts) for top in tops for init in (ROOT / top).rglob("__init__.py")
+    }
+    assert packages == found
