@@ -100,3 +100,17 @@ def test_a_poisoned_method_shows_that_no_secret_is_reached(field: Any, key: str)
 
     victim = field.victim(ATTACKS[key].needs, Poisoned(MethodConfig()))
     field.run(ATTACKS[key], victim, **settings(key))
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if ATTACKS[key].needs_data])
+def test_an_attack_that_starts_again_ends_alike_and_reports_the_same_costs(field: Any, key: str) -> None:
+    """A stage killed after training runs again in the same folder: the rolling checkpoint carries it."""
+    attack = ATTACKS[key](ATTACKS[key].Config(**settings(key)))
+    ends = []
+    for _ in range(2):
+        victim, lab = field.victim(attack.needs), field.lab(key)
+        lab.scratch = field.scratch / "again"
+        outcome = attack.run(victim, field.splits.attacker, lab)
+        ends.append((field.digest(outcome.surrogate), lab.meter.as_dict(), victim.meter.as_dict()))
+    assert ends[0] == ends[1]
+    assert ends[0][1]["backward_samples"] > 0
