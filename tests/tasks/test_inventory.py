@@ -1,0 +1,76 @@
+"""What is here and whether it is intact."""
+
+import hashlib
+import struct
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import BadInput
+from tasks.inventory import data_status, verify_data
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASSAY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ASSAY_DATA", raising=False)
+
+
+def write_mnist(root: Path) -> Path:
+    folder = root / "MNIST/raw"
+    folder.mkdir(parents=True)
+    lines = []
+    for part, count in (("train", 12), ("t10k", 4)):
+        images = struct.pack(">HBB3I", 0, 8, 3, count, 28, 28) + bytes(count * 784)
+        labels = struct.pack(">HBB1I", 0, 8, 1, count) + bytes(range(count - 4)) + bytes(4)
+        for name, data in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            (folder / name).write_bytes(data)
+            lines.append(f"{hashlib.sha256(data).hexdigest()}  MNIST/raw/{name}\n")
+    (root / "SHA256SUMS").write_text("".join(lines))
+    return folder
+
+
+def test_status_tells_present_from_absent(tmp_path: Path) -> None:
+    folder = write_mnist(tmp_path)
+    rows = {row["key"]: row for row in data_status(tmp_path)}
+    assert rows["mnist"]["present"]
+    assert rows["mnist"]["where"] == str(folder)
+    assert rows["mnist"]["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    assert (rows["mnist"]["train"], rows["mnist"]["test"]) == (60_000, 10_000)
+    assert "mnist-lenet5" in rows["mnist"]["tasks"]
+    assert rows["digits"]["present"]
+    assert not rows["cifar10"]["present"]
+    assert "assay data fetch cifar10" in rows["cifar10"]["problem"]
+    assert all(row["licence"] for row in rows.values())
+    assert not (tmp_path / "cache").exists()  # nothing was decoded
+
+
+def test_verify_compares_checksums_and_counts(tmp_path: Path) -> None:
+    folder = write_mnist(tmp_path)
+    (row,) = verify_data(tmp_path, ["mnist"])
+    assert (row["train"], row["test"], row["checksums"]) == (12, 4, 4)
+    assert row["problems"] == ["mnist: 12 training and 4 test samples, expected (60000, 10000)"]
+    file = folder / "t10k-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")
+    (row,) = verify_data(tmp_path, ["mnist"])
+    assert any("t10k-labels-idx1-ubyte: SHA-256" in problem for problem in row["problems"])
+    file.write_bytes(b"junk")
+    (row,) = verify_data(tmp_path, ["mnist"])
+    assert not row["ok"]
+    assert row["train"] is None
+
+
+def test_verify_takes_what_is_present_by_default_and_reports_what_is_missing(tmp_path: Path) -> None:
+    (row,) = verify_data(tmp_path)
+    assert row == {"key": "digits", "ok": True, "train": 1438, "test": 359, "checksums": 0, "problems": []}
+    (row,) = verify_data(tmp_path, ["cifar10"])
+    assert not row["ok"]
+    assert "assay data fetch cifar10" in row["problems"][0]
+
+
+def test_verify_refuses_unknown_names_and_unreadable_lists(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="did you mean 'cifar10'"):
+        verify_data(tmp_path, ["cifar"])
+    (tmp_path / "SHA256SUMS").write_text("0" * 64 + "  a\nnonsense\n")
+    with pytest.raises(BadInput, match="SHA256SUMS, line 2"):
+        verify_data(tmp_path, ["digits"])
