@@ -4,10 +4,11 @@ Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neur
     https://arxiv.org/abs/1910.01226
 Access: labels, for inputs far outside [0, 1]; a service that clips its inputs hides the mark. Protected is the network.
 Differs from the paper: Ed25519 signatures instead of RSA and domain-separated SHA-256/SHAKE-256 for the unspecified
-    hashes; the value of lambda, lost in the available text, is 2000 without and 2000/255 with normalisation layers
-    (extreme samples ruin batch statistics); a p-value by key re-draw (T6), since an unmarked network answers an extreme
-    pattern with one class as a whole and no binomial law holds; the laptop profile clips gradients, without which
-    lambda 2000 collapses training to one class.
+    hashes; the value of lambda, lost in the available text, is 2000 in convolutional networks without normalisation,
+    like the paper's, and 2000/255 elsewhere (extreme samples ruin batch statistics, and a perceptron's null part stays
+    at chance); a p-value by key re-draw (T6), since an unmarked network answers an extreme pattern with one class as a
+    whole and no binomial law holds; the laptop profile clips gradients, without which lambda 2000 collapses training.
+    A hidden mark is verified alone by `{**secret, **secret["hidden"][i]}`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Config(MethodConfig):
 
     inject_ratio: float = Field(0.5, ge=0, le=1)  # share of a batch that is replaced, half null and half true samples
     pattern_size: int = Field(6, ge=1)  # n: side of the square, pixels
-    extreme: float | None = Field(None, ge=0)  # lambda, pixel space; None: 2000, or 2000/255 with normalisation layers
+    # lambda, in pixel space; None: 2000, or 2000/255 in networks that cannot learn that
+    extreme: float | None = Field(None, ge=0)
     allow_bn: bool = False  # accept lambda > 50 in a network with batch norm
     grad_clip: float | None = Field(None, gt=0)  # largest global gradient norm
     marks: int = Field(1, ge=1)  # signatures embedded together; one is announced, the others stay hidden
@@ -55,11 +57,16 @@ class Config(MethodConfig):
 
 
 @lru_cache(maxsize=64)  # calibration draws many keys for one task
-def _norm_layers(task: Task) -> tuple[bool, bool]:
-    """Return whether the task's network has normalisation layers at all, and batch norm among them."""
+def _bears_2000(task: Task) -> bool:
+    """Return whether lambda 2000 can be learned: by convolutions alone, without statistics that it would ruin."""
     layers = list(task.build("layers").modules())
-    batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
-    return any(isinstance(layer, _NORMS) for layer in layers), batch_norm
+    normed = any(isinstance(layer, _NORMS) for layer in layers)
+    return not normed and any(isinstance(layer, nn.Conv2d) for layer in layers)
+
+
+@lru_cache(maxsize=64)
+def _has_batch_norm(task: Task) -> bool:
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in task.build("layers").modules())
 
 
 class _DualEmbedding(Recipe):
@@ -115,14 +122,14 @@ class NullEmbedding(Method):
         if min(height, width) <= size:
             return f"images of {height}x{width} are not larger than the pattern of {size}x{size}"
         extreme = self._extreme(task)
-        if _norm_layers(task)[1] and extreme > _HARMLESS_EXTREME and not self.config.allow_bn:
+        if _has_batch_norm(task) and extreme > _HARMLESS_EXTREME and not self.config.allow_bn:
             return f"extreme {extreme:g} ruins batch norm (at most {_HARMLESS_EXTREME:g}); lower it or set allow_bn"
         return None
 
     def _extreme(self, task: Task) -> float:
         if self.config.extreme is not None:
             return float(self.config.extreme)
-        return 2000 / 255 if _norm_layers(task)[0] else 2000.0
+        return 2000.0 if _bears_2000(task) else 2000 / 255
 
     def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
         """Sign with fresh keys and keep held-out images as probes; everything else follows from the signature."""

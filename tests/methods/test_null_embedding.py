@@ -139,9 +139,9 @@ def test_gradients_are_clipped(bench: Any) -> None:
 
 
 def test_extreme_follows_the_network_and_batch_norm_is_protected(bench: Any) -> None:
-    plain, normed = bench.task("digits-lenet5"), bench.task("digits-cnn-mini")
+    plain, normed, dense = (bench.task(f"digits-{model}") for model in ("lenet5", "cnn-mini", "mlp-1200x2"))
     method = bench.method(KEY)
-    for task, expected in ((plain, 2000.0), (normed, 2000 / 255)):
+    for task, expected in ((plain, 2000.0), (normed, 2000 / 255), (dense, 2000 / 255)):
         assert method.supports(task) is None
         assert method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))["extreme"] == expected
     assert "ruins batch norm" in str(bench.method(KEY, extreme=2000.0).supports(normed))
