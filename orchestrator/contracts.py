@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -82,7 +83,10 @@ def run_check(cls: type[Plugin], check: Check, bench: Bench) -> CheckResult:
 
 def run_checks(cls: type[Plugin], bench: Bench | None = None) -> Iterator[CheckResult]:
     """Run all checks of a class in order, yielding each result as it is known."""
-    bench = bench or Bench(Registry())
+    if bench is None:
+        with Bench(Registry()) as own:
+            yield from run_checks(cls, own)
+        return
     for check in checks_of(cls):
         yield run_check(cls, check, bench)
 
@@ -106,10 +110,9 @@ def check_file(path: Path, report: Callable[[CheckResult], None] | None = None) 
         classes = [*plugin_classes(module, Method, where), *plugin_classes(module, Attack, where)]
     if not classes:
         raise BadInput(f"plugin {path}: defines no subclass of methods.base.Method or attacks.base.Attack")
-    bench = Bench(registry)
     results = []
-    for cls in classes:
-        for result in run_checks(cls, bench):
+    with Bench(registry) as bench:
+        for result in itertools.chain.from_iterable(run_checks(cls, bench) for cls in classes):
             results.append(result)
             if report is not None:
                 report(result)

@@ -209,7 +209,7 @@ class BenchLab(Lab):
 
 
 class Bench:
-    """Tasks, unmarked models and marked models, each made once.
+    """Tasks, unmarked models and marked models, each made once; a context manager, whose end removes its folder.
 
     Args:
         registry: the methods that attacks are tried on.
@@ -219,6 +219,12 @@ class Bench:
         self.registry = registry
         self._made: dict[Any, Any] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="assay-check-")
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
 
     def once(self, name: Any, make: Callable[[], _T]) -> _T:
         """Return what `make` returned the first time for this name; a failure is remembered too."""

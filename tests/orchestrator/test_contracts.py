@@ -26,7 +26,8 @@ _FULLY_TRAINED = (
 
 @pytest.fixture(scope="session")
 def bench():
-    return Bench(REGISTRY)
+    with Bench(REGISTRY) as made:
+        yield made
 
 
 def _cases(classes):

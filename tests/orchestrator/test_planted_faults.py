@@ -1,4 +1,4 @@
-"""Each contract check catches the fault it is for: a sound plugin keeps the promise, with a fault planted it does not."""
+"""Each contract check catches its fault: a sound plugin keeps the promise, with a fault planted it does not."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Shake(Attack):
         with torch.no_grad():
             for weight in model.parameters():
                 weight += self.config.noise_std * torch.randn(weight.shape, generator=draws)
-        if len(data.train):
+        if self.config.noise_std and len(data.train):
             lab.fit(model, data.train, _Plain(), victim.task.schedule.but(lr=0.0, momentum=0.0))
         return Outcome(model)
 '''
@@ -121,7 +121,7 @@ ATTACK_FAULTS = [
     ),
     ("declared_needs_suffice", 'needs, needs_data, Config = "weights"', 'needs, needs_data, Config = "labels"'),
     ("declared_needs_suffice", "victim.module()", 'victim.task.build("x")'),
-    ("declared_data_suffice", "if len(data.train):", "if int(data.train.labels[0]) >= 0:"),
+    ("declared_data_suffice", "if self.config.noise_std and len(data.train):", "if int(data.train.labels[0]) >= 0:"),
     ("identity_settings_change_nothing", '"noise_std": 0.0', '"noise_std": 0.5'),
 ]
 
@@ -129,7 +129,8 @@ ATTACK_FAULTS = [
 @pytest.fixture(scope="module")
 def bench():
     """A bench with one shipped method, so that attacks have a victim soon."""
-    return Bench(SimpleNamespace(methods={"uchida": METHODS["uchida"]}, attacks={}))
+    with Bench(SimpleNamespace(methods={"uchida": METHODS["uchida"]}, attacks={})) as made:
+        yield made
 
 
 @pytest.fixture

@@ -55,3 +55,9 @@ def test_every_package_is_installed():
         ".".join(init.parent.relative_to(ROOT).parts) for top in tops for init in (ROOT / top).rglob("__init__.py")
     }
     assert packages == found
+
+
+def test_readme_shows_the_example_as_it_is():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for name in ("sign_mark.py", "sign_mark.yaml"):
+        assert (ROOT / "examples" / name).read_text("utf-8").strip() in text, f"README.md shows an older {name}"
