@@ -97,7 +97,7 @@ def plan_text(values: Mapping[str, Any]) -> None:
     )
     for item in values["impossible"]:
         place = f"{item['method']} x {item['attack']} on {item['task']}"
-        console.print(f"  n/a: {place} ({item['cells']} cells): {item['reason']}", highlight=False)
+        console.print(f"  n/a: {place} ({item['cells']} cells): {item['reason']}", highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

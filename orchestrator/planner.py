@@ -23,7 +23,7 @@ from tasks.sources import fingerprint
 from tasks.task import Task, profiles, resolve_task
 
 # Only the estimate rests on these; measured durations replace them as soon as there are some.
-_FLOPS_PER_SECOND = 8e9
+_FLOPS_PER_SECOND = 4e10
 _EVALUATION_S = 0.3
 
 

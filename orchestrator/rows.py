@@ -46,7 +46,7 @@ class Rows:
             row["main_clean"] = clean["result"]["main"]
         if embed:
             row |= _before(embed["result"])
-        if clean and embed and attack:
+        if clean and embed and attack and status == "ok":
             row |= _after(attack) | _costs(attack, clean)
             row["metrics"] = _metrics(clean, embed, attack)
         return row
@@ -72,7 +72,8 @@ class Rows:
         if cell.attack_key is None:
             return "not_applicable", cell.reason
         if attack is not None:
-            return "ok", ""
+            why = attack["result"].get("not_applicable")
+            return ("not_applicable", why) if why else ("ok", "")
         if failure := self.store.failure(cell.attack_key):
             return "failed", failure["reason"]
         for key in self._ancestors(cell.attack_key):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import os
 import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,9 +28,9 @@ from orchestrator.configs import configured
 from orchestrator.keys import canonical, content_key
 from orchestrator.plan import Stage
 from orchestrator.registry import Registry
-from orchestrator.store import Store
+from orchestrator.store import Store, write_json
 from tasks.data import Splits, split
-from tasks.errors import AssayError
+from tasks.errors import AssayError, UnsupportedModel
 from tasks.lab import Lab
 from tasks.meter import Meter
 from tasks.sources import load
@@ -209,16 +210,14 @@ def _attack(bench: Bench) -> Product:
     secret = bench.store.tree(identity["embed"], "secret", bench.device)
     test = bench.splits.test
 
-    def probe(step: int, model: nn.Module) -> None:
-        with bench.clock.paused():
-            measured = copy.deepcopy(model).eval()
-            score = method.score(Suspect(measured, method.access, method.key), secret)[0] if secret else None
-            lab.curve("attack", step, main=evaluate(measured, test), **({} if score is None else {"score": score}))
-
-    lab.probe = probe
+    probes = _Probes(bench, method, secret)
+    lab.probe = probes
     victim = Victim(bench.network(identity["embed"]), attack.needs, task, method, lab.meter)
-    with bench.clock.running():
-        outcome = attack.run(victim, bench.splits.attacker_view(attack.config.split), lab)
+    try:
+        with bench.clock.running():
+            outcome = attack.run(victim, bench.splits.attacker_view(attack.config.split), lab)
+    except UnsupportedModel as why:  # known only when it meets the network; the cell says so like any other
+        return Product({"not_applicable": str(why)}, costs=bench.costs(lab.meter))
     costs = bench.costs(lab.meter)
     left = outcome.surrogate or bench.network(identity["embed"])
     left = left.to(bench.device).eval()
@@ -234,7 +233,29 @@ def _attack(bench: Bench) -> Product:
         result["rival"] = rival
         result["ambiguity"] = ambiguity(judged["strict"], rival["strict"])
     trees = {"rival": outcome.rival} if outcome.rival is not None else {}
-    return Product(result, None, trees, outcome.notes, costs, lab.curves)
+    return Product(result, None, trees, outcome.notes, costs, [*lab.curves, *probes.points])
+
+
+class _Probes:
+    """The evaluator's curve during an attack: accuracy and score per step, off the attack's clock, told to nobody.
+
+    Points are kept in the stage's scratch folder, because a resumed attack does not pass its first steps again.
+    """
+
+    def __init__(self, bench: Bench, method: Method, secret: Secret) -> None:
+        self.bench, self.method, self.secret = bench, method, secret
+        self.file = bench.store.scratch(bench.stage.key) / "probes.json"
+        self.points: list[dict[str, Any]] = json.loads(self.file.read_text("utf-8")) if self.file.exists() else []
+
+    def __call__(self, step: int, model: nn.Module) -> None:
+        with self.bench.clock.paused():
+            measured = copy.deepcopy(model).eval()
+            point = {"curve": "attack", "step": step, "main": evaluate(measured, self.bench.splits.test)}
+            with suppress(UnsupportedModel):  # another architecture has no score, only an accuracy
+                if self.secret:
+                    point["score"] = self.method.score(Suspect(measured, self.method.access, "probe"), self.secret)[0]
+            self.points = [*(old for old in self.points if old["step"] != step), point]
+            write_json(self.file, self.points)
 
 
 _RUN: dict[str, Callable[[Bench], Product]] = {"clean": _clean, "embed": _embed, "attack": _attack}

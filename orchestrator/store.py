@@ -139,7 +139,7 @@ class Store:
     def begin(self, key: str, worker: str) -> None:
         """Note who works on a stage, so that a killed worker's stage can be named."""
         self.folder(key)
-        _write(self.root / "running" / f"{key}.json", {"key": key, "worker": worker})
+        write_json(self.root / "running" / f"{key}.json", {"key": key, "worker": worker})
 
     def running(self) -> Iterator[dict[str, Any]]:
         """Yield the markers of stages at work (or at work when their worker was killed)."""
@@ -157,7 +157,7 @@ class Store:
     def fail(self, key: str, kind: str, reason: str, trace: str) -> None:
         """Note why a stage failed. It is not a result: the next run tries the stage again."""
         self.folder(key)
-        _write(self.root / "failures" / f"{key}.json", {"key": key, "kind": kind, "reason": reason, "trace": trace})
+        write_json(self.root / "failures" / f"{key}.json", {"key": key, "kind": kind, "reason": reason, "trace": trace})
         self._forget(key, keep_failure=True)
 
     def failure(self, key: str) -> dict[str, Any] | None:
@@ -180,7 +180,8 @@ class Store:
             (self.root / "failures" / f"{key}.json").unlink(missing_ok=True)
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Write a small JSON file by atomic rename."""
     aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     aside.write_text(json.dumps(value), "utf-8")
     os.replace(aside, path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from orchestrator.plan import Plan, Stage
 from orchestrator.registry import fingerprint
 from orchestrator.rows import Rows
 from orchestrator.stages import Context
-from orchestrator.store import Store
+from orchestrator.store import Store, write_json
 from results.mlflow_mirror import Mirror
 from results.parquet import plain_curves, plain_rows, write_curves, write_rows
 
@@ -170,9 +168,7 @@ def _write_sweep(
         "plugins": {Path(plugin).name: fingerprint(Path(plugin)) for plugin in context.plugins},
         **more,
     }
-    aside = out / f".sweep.json.{os.getpid()}"
-    aside.write_text(json.dumps(value, indent=1), "utf-8")
-    os.replace(aside, out / "sweep.json")
+    write_json(out / "sweep.json", value)
 
 
 def _utc() -> str:
