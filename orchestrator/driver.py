@@ -30,6 +30,8 @@ RESOURCES: Mapping[str, Mapping[str, float]] = {
     "gpu.large": {"CPU": 1.0, "GPU": 1.0},
 }
 
+_HELD: set[Path] = set()  # folders that this process has locked
+
 Runner = Callable[[Stage, Context], Status]
 
 
@@ -158,6 +160,9 @@ def run(plan: Plan, context: Context, options: Options, listener: Listener) -> S
         store.clear_running()
         if options.executor == "inline" or not plan.missing(store.committed_keys()):
             return _run_inline(plan, context, options, listener, store)
+        if options.address is None:
+            # Ray's servers bind to all interfaces but on systems without its clusters; read when Ray is imported.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from orchestrator.tune_driver import run_tune  # Ray takes seconds to import
 
         return run_tune(plan, context, options, listener, store)
@@ -213,11 +218,14 @@ def attempt(runner: Runner, stage: Stage, context: Context) -> Status:
 
 @contextmanager
 def driver_lock(out: Path) -> Iterator[None]:
-    """Hold the folder for this driver alone; the lock ends with the process, however it ends.
+    """Hold the folder for this process alone, which may hold it already; the lock ends with it, however it ends.
 
     Raises:
-        BadInput: another driver holds it.
+        BadInput: another process holds it.
     """
+    if out.resolve() in _HELD:
+        yield
+        return
     with (out / "driver.lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -227,4 +235,8 @@ def driver_lock(out: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
-        yield
+        _HELD.add(out.resolve())
+        try:
+            yield
+        finally:
+            _HELD.discard(out.resolve())

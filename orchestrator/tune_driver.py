@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import tempfile
@@ -29,6 +30,7 @@ from typing import Any
 os.environ.update(
     {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a worker's death would be printed on our standard output
         "RAY_AIR_NEW_OUTPUT": "0",  # the old output is the one that `verbose=0` silences
         "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of data and plugins stay valid in workers
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a stage without a GPU sees none
@@ -57,6 +59,7 @@ from orchestrator.store import Store
 from tasks.errors import AssayError, BadInput
 
 _REFRESH_S = 5.0  # between looks at a cluster's resources
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OBJECT_STORE_BYTES = 100 * 2**20  # keys and paths travel, never models or data
 
 
@@ -296,7 +299,6 @@ def _cluster(options: Options, context: Context) -> Iterator[None]:
             num_gpus=gpus,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             **common,
         )
     else:
@@ -362,5 +364,7 @@ def _error(made: TuneTrial) -> Exception:
 def _reason(error: BaseException) -> str:
     """The first line that says something, short enough for a row."""
     cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else 'no message'}"[:300]
+    lines = [line.strip() for line in _COLOURS.sub("", str(cause)).splitlines() if line.strip()] or ["no message"]
+    if "creation task" in lines[0]:
+        return lines[-1][:300]  # of the trace of a worker that could not start
+    return f"{type(cause).__name__}: {lines[0]}"[:300]

@@ -1,0 +1,183 @@
+"""Ray Tune with simulated stages, and what we rely on in Ray: the tests to run before its version is raised."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import simulated_stages as simulated
+
+from orchestrator.driver import Options, Summary, run
+from orchestrator.plan import Plan
+from orchestrator.stages import Context
+from orchestrator.store import Store
+from tasks.errors import AssayError, BadInput
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings are not ours to mend
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, two workers, shared by the tests that do not care who started it."""
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    from orchestrator.tune_driver import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def tuned(plan: Plan, out: Path, **options: Any) -> tuple[Summary, simulated.Recorder]:
+    listener = simulated.Recorder()
+    return run(plan, Context(str(out)), Options(runner=simulated.RUNNER, **options), listener), listener
+
+
+def workers(out: Path) -> list[int]:
+    return [json.loads(path.read_text("utf-8"))["worker"] for path in (out / "store").glob("??/*/record.json")]
+
+
+def test_stages_run_in_order_of_dependency_and_a_failure_stays_a_leaf(cluster: None, tmp_path: Path) -> None:
+    roots = [simulated.stage(f"root{n}", seconds=2.0) for n in range(2)]
+    middle = [simulated.stage(f"middle{n}", roots[n % 2], fail="no" if n == 1 else "") for n in range(4)]
+    leaves = [simulated.stage(f"leaf{n}", middle[n % 4], cheap=True, seconds=0.1) for n in range(12)]
+    plan = simulated.plan(*roots, *middle, *leaves)
+    summary, listener = tuned(plan, tmp_path, workers=2)
+    assert (summary.executed, summary.failed, summary.blocked) == (14, 1, 3)
+    assert sorted(simulated.executions(tmp_path)) == sorted({label for label, end in listener.done if end != "blocked"})
+    assert len(set(workers(tmp_path))) <= 2, "workers are reused across trials, stages and idle moments"
+    again, _ = tuned(plan, tmp_path, workers=2)
+    assert (again.executed, again.cached, again.failed, again.blocked) == (0, 14, 1, 3)
+
+
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 2, "pack": False}])
+def test_workers_and_packing_change_no_set(cluster: None, tmp_path: Path, options: dict[str, Any]) -> None:
+    root = simulated.stage("root")
+    plan = simulated.plan(root, *(simulated.stage(f"leaf{n}", root, cheap=True) for n in range(6)))
+    summary, _ = tuned(plan, tmp_path, **options)
+    assert summary.executed == 7
+    assert len(set(workers(tmp_path))) <= options["workers"]
+    assert Store(tmp_path / "store").committed_keys() == plan.stages.keys()
+
+
+def test_a_stage_whose_worker_dies_runs_again_but_not_for_ever(cluster: None, tmp_path: Path) -> None:
+    once = simulated.stage("once", suicides=1)
+    poison = simulated.stage("poison", suicides=99)
+    company = [simulated.stage(f"company{n}") for n in range(3)]
+    plan = simulated.plan(once, poison, *company, simulated.stage("child", poison))
+    summary, listener = tuned(plan, tmp_path, workers=1, max_deaths=2)
+    assert (summary.executed, summary.failed, summary.blocked) == (4, 1, 1)
+    ran = simulated.executions(tmp_path)
+    assert {label: ran.count(label) for label in set(ran)} == {
+        "once": 2,
+        "poison": 2,
+        "company0": 1,
+        "company1": 1,
+        "company2": 1,
+    }
+    failure = Store(tmp_path / "store").failure(poison.key)
+    assert failure is not None
+    assert failure["reason"].startswith("killed its worker 2 times (ActorDiedError")
+    assert any("runs again: once" in note for note in listener.notes)
+
+
+def test_workers_that_cannot_start_end_the_sweep_with_the_reason(cluster: None, tmp_path: Path) -> None:
+    plan = simulated.plan(simulated.stage("one"))
+    with pytest.raises(AssayError, match="workers cannot start: ModuleNotFoundError: No module named 'nowhere'"):
+        run(
+            plan,
+            Context(str(tmp_path)),
+            Options(workers=1, runner="nowhere:execute", max_deaths=0),
+            simulated.Recorder(),
+        )
+
+
+def test_a_trial_that_ends_without_a_callback_is_noticed(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune's trap: after a failed reset a trial becomes ERROR and nobody is told."""
+    from orchestrator import tune_driver
+
+    told: list[str] = []
+    monkeypatch.setattr(
+        tune_driver.DagSearch, "on_trial_complete", lambda self, trial_id, **more: told.append(trial_id)
+    )
+    monkeypatch.setattr(tune_driver.DagSearch, "on_trial_result", lambda self, trial_id, result: None)
+    plan = simulated.plan(*(simulated.stage(f"s{n}") for n in range(4)))
+    summary, _ = tuned(plan, tmp_path, workers=2)
+    assert summary.executed == 4
+    assert told
+
+
+def test_resources_that_nobody_has_are_refused(cluster: None, tmp_path: Path) -> None:
+    import dataclasses
+
+    stage = dataclasses.replace(simulated.stage("big"), resource="gpu.large")
+    with pytest.raises(BadInput, match=r"class gpu.large need 1 GPU of 0"):
+        tuned(simulated.plan(stage), tmp_path)
+
+
+SWEEP = """
+import sys
+import simulated_stages as simulated
+from orchestrator.driver import Options, run
+from orchestrator.stages import Context
+if __name__ == "__main__":
+    plan = simulated.plan(*(simulated.stage(f"s{{n}}", sleep_s={sleep}) for n in range({count})))
+    run(plan, Context(sys.argv[1]), Options(workers=2, runner=simulated.RUNNER), simulated.Recorder())
+"""
+
+
+def sweep_process(out: Path, sleep: float, count: int) -> subprocess.Popen[str]:
+    code = SWEEP.format(sleep=sleep, count=count)
+    command = [sys.executable, "-c", code, str(out)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # noqa: S603
+
+
+def wait_for(done: Any, seconds: float = 120.0) -> None:
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def alive_with(marker: str) -> list[int]:
+    """Processes whose environment or command line names the sweep's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (path / "environ").read_bytes() + (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if marker.encode() in text and int(path.name) != os.getpid():
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_ended_driver_leaves_no_process_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    monkeypatch.setenv("ASSAY_TEST_MARK", str(tmp_path))  # inherited by all that Ray starts
+    first = sweep_process(tmp_path, sleep=30.0, count=4)
+    wait_for(lambda: len(simulated.executions(tmp_path)) >= 2)
+    started = time.monotonic()
+    first.send_signal(how)
+    out, _ = first.communicate(timeout=60)
+    assert out == "", "nothing of Ray's on standard output"
+    wait_for(lambda: not alive_with(str(tmp_path)), seconds=60.0)
+    assert time.monotonic() - started < 30.0, "a worker computed on"
+    assert Store(tmp_path / "store").committed_keys() == set()
+    second = sweep_process(tmp_path, sleep=0.0, count=4)
+    _, errors = second.communicate(timeout=200)
+    assert second.returncode == 0, errors
+    # `sleep_s` is part of these stages' keys, hence of what is expected of the store.
+    assert len(Store(tmp_path / "store").committed_keys()) == 4
