@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tasks.data import to_model_input
+from tasks.data import in_chunks, to_model_input
 from tasks.errors import AccessDenied
 from tasks.meter import Meter
 
@@ -33,26 +33,26 @@ class Oracle:
         if _RANK[wanted] > _RANK[self.access]:
             raise AccessDenied(f"{self.name} declares access to {self.access}, so it cannot see {wanted}")
 
-    def _answer(self, inputs: Tensor, batch_size: int) -> Tensor:
+    def _answer(self, inputs: Tensor) -> Tensor:
         self.meter.queries += len(inputs)
         device = next(self.__model.parameters()).device
         with torch.no_grad(), self.meter.watch(self.__model):
-            chunks = [self.__model(to_model_input(chunk.to(device))).float() for chunk in inputs.split(batch_size)]
+            chunks = [self.__model(to_model_input(chunk.to(device))).float() for chunk in in_chunks(inputs)]
         return torch.cat(chunks)
 
-    def logits(self, inputs: Tensor, batch_size: int = 1000) -> Tensor:
+    def logits(self, inputs: Tensor) -> Tensor:
         """Return logits (N, K) for inputs in pixel space (or stored uint8 images)."""
         self._require("logits")
-        return self._answer(inputs, batch_size)
+        return self._answer(inputs)
 
-    def probabilities(self, inputs: Tensor, batch_size: int = 1000) -> Tensor:
+    def probabilities(self, inputs: Tensor) -> Tensor:
         """Return softmax probabilities (N, K)."""
-        return self.logits(inputs, batch_size).softmax(1)
+        return self.logits(inputs).softmax(1)
 
-    def labels(self, inputs: Tensor, batch_size: int = 1000) -> Tensor:
+    def labels(self, inputs: Tensor) -> Tensor:
         """Return predicted classes (N,)."""
         self._require("labels")
-        return self._answer(inputs, batch_size).argmax(1)
+        return self._answer(inputs).argmax(1)
 
     def weights(self) -> Mapping[str, Tensor]:
         """Return copies of all parameters and buffers by plain name."""

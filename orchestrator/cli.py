@@ -161,10 +161,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
+    from results.parquet import read_rows
     from results.render import render
     from results.tables import matrix, published
-
-    from results.parquet import read_rows
 
     rows = read_rows(Path(arguments.out))
     if arguments.table is None:
@@ -201,9 +200,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from tasks.inventory import data_status, verify_data
-
     from orchestrator.display import listing
+    from tasks.inventory import data_status, verify_data
 
     root = Path(arguments.data_root) if arguments.data_root else None
     rows = data_status(root) if arguments.action == "list" else verify_data(root, arguments.names)

@@ -122,9 +122,8 @@ def status_values(out: Path) -> dict[str, Any]:
         sweep = json.loads((out / "sweep.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise BadInput(f"{out}: no sweep here (no readable sweep.json); assay run GRID -o {out} makes one") from None
-    from results.tables import summary
-
     from results.parquet import read_rows
+    from results.tables import summary
 
     store = Store(out / "store")
     rows = read_rows(out) if (out / "rows.parquet").exists() else None

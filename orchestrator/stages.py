@@ -1,4 +1,4 @@
-"""Running one stage: build what its identity names, train or attack, evaluate, commit; the same inline and in actors."""
+"""Running one stage: build what its identity names, train or attack, evaluate, commit."""
 
 from __future__ import annotations
 

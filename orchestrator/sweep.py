@@ -19,7 +19,7 @@ from orchestrator.rows import Rows
 from orchestrator.stages import Context
 from orchestrator.store import Store, write_json
 from results.mlflow_mirror import Mirror
-from results.parquet import plain_curves, plain_rows, write_curves, write_rows
+from results.parquet import plain_curves, read_records, write_curves, write_rows
 
 COMPACT_S = 30.0  # between two rewrites of the Parquet files while the sweep runs
 
@@ -139,7 +139,7 @@ def _report(plan: Plan, summary: Summary, rows: list[dict[str, Any]], cached: in
 def _earlier(out: Path, plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and curves that other grids left in this folder."""
     cells = {cell.key for cell in plan.cells}
-    rows = plain_rows(out) if (out / "rows.parquet").exists() else []
+    rows = read_records(out) if (out / "rows.parquet").exists() else []
     curves = plain_curves(out) if (out / "curves.parquet").exists() else []
     kept = [row for row in rows if row["cell_key"] not in cells]
     return kept, [point for point in curves if point["stage_key"] not in plan.stages]

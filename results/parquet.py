@@ -142,12 +142,6 @@ def read_records(out: Path, names: Sequence[str] | None = None) -> list[dict[str
     return records
 
 
-def plain_rows(out: Path) -> list[dict[str, Any]]:
-    """Return the rows of a sweep as `write_rows` takes them; errors as `read_rows`."""
-    rows: list[dict[str, Any]] = _read(out, ROWS_FILE, ROW).to_pylist()
-    return [{**row, "metrics": dict(row["metrics"])} for row in rows]
-
-
 def plain_curves(out: Path) -> list[dict[str, Any]]:
     """Return the curves of a sweep as `write_curves` takes them; errors as `read_rows`."""
     points: list[dict[str, Any]] = _read(out, CURVES_FILE, CURVE).to_pylist()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tasks.augment import Batches
 from tasks.checkpoint import load_tree, save_tree
-from tasks.data import Labelled, to_model_input
+from tasks.data import Labelled, in_chunks, to_model_input
 from tasks.meter import Meter
 from tasks.recipe import Batch, Recipe, State, Terms
 from tasks.schedule import Schedule
@@ -77,20 +77,20 @@ class Trained:
     diverged: bool = False
 
 
-def evaluate(model: nn.Module, data: Labelled, batch_size: int = 1000) -> float:
+def evaluate(model: nn.Module, data: Labelled) -> float:
     """Return the share of `data` that `model` (eval mode, restored after) classifies right; 0 if there is none."""
     if not len(data):
         return 0.0
-    predicted = predict(model, data.inputs, batch_size).argmax(1)
+    predicted = predict(model, data.inputs).argmax(1)
     return float((predicted == data.labels).float().mean())
 
 
-def predict(model: nn.Module, inputs: Tensor, batch_size: int = 1000) -> Tensor:
+def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     """Return logits (N, K) for stored inputs, in eval mode without gradients; the mode is restored."""
     mode = model.training
     model.eval()
     with torch.no_grad():
-        logits = torch.cat([model(to_model_input(chunk)).float() for chunk in inputs.split(batch_size)])
+        logits = torch.cat([model(to_model_input(chunk)).float() for chunk in in_chunks(inputs)])
     model.train(mode)
     return logits
 

@@ -30,9 +30,9 @@ def test_a_list_under_a_parameter_is_an_axis(tmp_path: Path) -> None:
         REGISTRY,
     )
     found = {(entry.key, *sorted(entry.params.items())) for entry in grid.methods}
-    expected = {
-        ("uchida", ("bits", b), ("strength", s)) for b, s in itertools.product((32, 64), (0.01, 0.1, 1.0))
-    } | {("adi",)}
+    expected = {("uchida", ("bits", b), ("strength", s)) for b, s in itertools.product((32, 64), (0.01, 0.1, 1.0))} | {
+        ("adi",)
+    }
     assert found == expected
     assert len(grid.methods) == 7
 
@@ -120,8 +120,12 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(bits=st.lists(st.integers(1, 40), min_size=1, max_size=4), ratios=st.lists(st.floats(0, 1), min_size=1, max_size=3))
-def test_the_number_of_points_is_the_product(bits: list[int], ratios: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    bits=st.lists(st.integers(1, 40), min_size=1, max_size=4), ratios=st.lists(st.floats(0, 1), min_size=1, max_size=3)
+)
+def test_the_number_of_points_is_the_product(
+    bits: list[int], ratios: list[float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     value = {**BASE, "methods": [{"uchida": {"bits": bits, "strength": [r + 0.5 for r in ratios]}}]}
     grid = parse(written(tmp_path_factory.mktemp("grid"), value), REGISTRY)
     assert len(grid.methods) == len(bits) * len(ratios)

@@ -19,7 +19,7 @@ def test_keys_ignore_order_and_notice_values() -> None:
     assert content_key({"a": 1, "b": [1, 2]}) == content_key({"b": [1, 2], "a": 1})
     different = [{"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}, {"a": [1]}, {"b": 1}]
     assert len({content_key(value) for value in different}) == len(different)
-    with pytest.raises(ValueError, match="Out of range|not JSON compliant"):
+    with pytest.raises(ValueError, match=r"Out of range|not JSON compliant"):
         canonical({"a": float("nan")})
 
 
@@ -46,7 +46,7 @@ def test_the_first_commit_wins(tmp_path: Path) -> None:
 
 def test_a_failed_commit_leaves_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(ValueError, match="Out of range|not JSON compliant"):
+    with pytest.raises(ValueError, match=r"Out of range|not JSON compliant"):
         store.commit(KEY, {"result": float("nan")})
     assert not store.committed(KEY)
     assert store.committed_keys() == set()

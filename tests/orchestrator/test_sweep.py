@@ -145,7 +145,9 @@ def test_a_failure_is_a_row_its_descendants_are_blocked_the_rest_goes_on(tmp_pat
     assert report.failed_cells
     again, listener = sweep(tmp_path, out, {"methods": ["clean", failing], "attacks": ["none"]})
     assert again.blocked == 1
-    assert [entry for entry in listener.done if entry[0] == "embed"] == [("embed", "failed")], "a failure is tried again"
+    assert [entry for entry in listener.done if entry[0] == "embed"] == [("embed", "failed")], (
+        "a failure is tried again"
+    )
 
 
 def test_an_unreachable_mlflow_server_is_one_remark(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_an_unreachable_mlflow_server_is_one_remark(tmp_path: Path) -> None:
 
 
 def test_a_stage_resumes_from_its_rolling_checkpoint_bit_for_bit(tmp_path: Path) -> None:
-    """Stop a stage in the middle by an error in its second epoch, then run it again: the same weights as undisturbed."""
+    """Stopped in its second epoch and run again, a stage gives the same weights as undisturbed."""
     from orchestrator.stages import execute
     from tasks import trainer
 

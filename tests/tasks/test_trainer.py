@@ -417,8 +417,8 @@ def test_training_learns() -> None:
 
 def test_predict_restores_the_mode_and_matches_one_pass() -> None:
     model = network("mlp").train()
-    inputs = samples(25).inputs
-    logits = predict(model, inputs, batch_size=7)
+    inputs = samples(301).inputs  # more than one chunk
+    logits = predict(model, inputs)
     assert model.training
     with torch.no_grad():
         assert torch.allclose(logits, model.eval()(inputs.float() / 255), atol=1e-6)
