@@ -1,7 +1,8 @@
 """How fast `tasks.trainer.fit` is, next to a plain DataLoader loop and to a bare loop over tensors.
 
 All three train the same network on the same images with the same batch size, optimiser and augmentation, on one thread,
-in one process and in turns; the table shows medians over the turns.
+in one process and in turns; the table shows medians over the turns. The memory layout is the task's own for `fit` and
+the bare loop, and PyTorch's default for the DataLoader loop.
 
     python benchmarks/trainer.py --data-root DIR [--samples 6000] [--repetitions 7] [--json]
 
@@ -22,10 +23,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from torchvision.transforms.functional import to_pil_image
 
 from tasks.data import Labelled
 from tasks.errors import AssayError
@@ -53,7 +54,9 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.transform(to_pil_image(self.data.inputs[index])), int(self.data.labels[index])
+        pixels = self.data.inputs[index].numpy()
+        image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+        return self.transform(image), int(self.data.labels[index])
 
 
 def with_fit(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
@@ -62,8 +65,8 @@ def with_fit(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
 
 
 def with_loader(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
-    """One epoch of a plain DataLoader loop."""
-    optimizer = build_optimizer(model.parameters(), schedule)
+    """One epoch of a plain DataLoader loop, with the optimiser as PyTorch builds it by default."""
+    optimizer = torch.optim.Adam(model.parameters(), schedule.lr, weight_decay=schedule.weight_decay)
     loader = DataLoader(Images(data, schedule.augment), schedule.batch_size, shuffle=True)
     model.train()
     for images, labels in loader:
@@ -73,7 +76,9 @@ def with_loader(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
 
 
 def bare(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
-    """One epoch of the least Python that trains on tensors: no streams, no counting, no curves."""
+    """One epoch of the least Python that trains on tensors, in our layout: no streams, no counting, no curves."""
+    layout = torch.channels_last if schedule.channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout)
     optimizer = build_optimizer(model.parameters(), schedule)
     order = torch.randperm(len(data))
     size = data.inputs.shape[-1]
@@ -88,7 +93,8 @@ def bare(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
             images = windows[index, :, down, right]
             images = torch.where(torch.rand(len(index), 1, 1, 1) < 0.5, images.flip(3), images)
         optimizer.zero_grad()
-        F.cross_entropy(model(images.float().div_(255)), data.labels[index]).backward()
+        inputs = images.float().div_(255).contiguous(memory_format=layout)
+        F.cross_entropy(model(inputs), data.labels[index]).backward()
         optimizer.step()
 
 
@@ -175,7 +181,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        task = resolve_task(arguments.task, "laptop", {"samples": arguments.samples, "channels_last": False})
+        task = resolve_task(arguments.task, "laptop", {"samples": arguments.samples, "optimizer": "adam"})
         # All that is asked for trains: the split into parties does not matter for speed.
         splits = task.data(arguments.data_root, 0, torch.device("cpu"))
     except AssayError as why:

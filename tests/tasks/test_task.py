@@ -33,7 +33,7 @@ def test_profiles_go_from_general_to_particular() -> None:
     assert resolve_task("digits-lenet5", "mine", {}) == resolve_task("digits-lenet5", "laptop", {})
 
 
-def test_convolutional_networks_with_batch_norm_run_channels_last_unless_told_otherwise() -> None:
+def test_convolutional_networks_run_channels_last_unless_told_otherwise() -> None:
     assert resolve_task("digits-cnn-mini", "laptop", {}).schedule.channels_last
     assert not resolve_task("digits-cnn-mini", "laptop", {"channels_last": False}).schedule.channels_last
     assert not resolve_task("digits-mlp-800x2", "laptop", {}).schedule.channels_last
