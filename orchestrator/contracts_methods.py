@@ -48,6 +48,11 @@ def _owners_verdict(bench: Bench, cls: type[Method]) -> Verdict:
     return bench.once(("verdict", cls), lambda: _verify(cls, mark.model, mark.secret))
 
 
+def _short_verdict(bench: Bench, cls: type[Method]) -> Verdict:
+    mark = bench.short_mark(cls)[0]
+    return bench.once(("short verdict", cls), lambda: _verify(cls, mark.model, mark.secret))
+
+
 def _null_keys(bench: Bench, cls: type[Method]) -> Sequence[Secret]:
     def draw() -> Sequence[Secret]:
         task, mark = bench.task(cls), bench.marked(cls)
@@ -66,8 +71,7 @@ def marked_model_is_detected(bench: Bench, cls: type[Method]) -> None:
 
 def verdict_is_well_formed(bench: Bench, cls: type[Method]) -> None:
     """Score and threshold are fractions, 0 <= chance < 1, 0 < p <= 1, and a counted score is matches / trials."""
-    mark = bench.short_mark(cls)[0]
-    verdict = _verify(cls, mark.model, mark.secret)
+    verdict = _short_verdict(bench, cls)
     for name, value, low, high in (
         ("score", verdict.score, 0.0, 1.0),
         ("chance", verdict.chance, 0.0, 1.0),
@@ -188,7 +192,7 @@ def secret_survives_storage(bench: Bench, cls: type[Method]) -> None:
     stored = load_tree(file)
     if moved := difference(mark.secret, stored, "secret"):
         raise ContractBroken(f"the secret changes in the store ({moved}); tuples come back as lists: keep lists")
-    first, second = (_verify(cls, mark.model, secret).as_dict() for secret in (mark.secret, stored))
+    first, second = _short_verdict(bench, cls).as_dict(), _verify(cls, mark.model, stored).as_dict()
     if moved := difference(first, second, "verdict"):
         raise ContractBroken(f"the stored secret gives another verdict ({moved})")
 
@@ -252,6 +256,7 @@ def double_precision_runs(bench: Bench, cls: type[Method]) -> None:
 def verifying_only_reads(bench: Bench, cls: type[Method]) -> None:
     """`verify` changes neither weights nor modes nor the secret, draws nothing, and says the same twice."""
     mark = bench.short_mark(cls)[0]
+    first = _short_verdict(bench, cls).as_dict()
     model, secret = copy.deepcopy(mark.model).eval(), copy.deepcopy(mark.secret)
 
     def look() -> list[Any]:
@@ -259,25 +264,24 @@ def verifying_only_reads(bench: Bench, cls: type[Method]) -> None:
         grads: list[Any] = [[p.requires_grad, p.grad is None] for p in model.parameters()]
         return [{name: value.clone() for name, value in model.state_dict().items()}, flags, grads]
 
-    before, verdicts = look(), []
-    for state in (1, 2):
-        with scrambled(state, watch=state == 2):
-            verdicts.append(_verify(cls, model, secret).as_dict())
+    before = look()
+    with scrambled(2, watch=True):
+        second = _verify(cls, model, secret).as_dict()
     if moved := difference(before, look(), "the suspect"):
         raise ContractBroken(f"verify changes the suspect ({moved}); work on suspect.weights() or suspect.module()")
     if moved := difference(mark.secret, secret, "the secret"):
         raise ContractBroken(f"verify changes the secret ({moved})")
-    if moved := difference(verdicts[0], verdicts[1], "the verdict"):
+    if moved := difference(first, second, "the verdict"):
         raise ContractBroken(f"two verifications differ ({moved}); draw with a generator from tasks.streams.stream")
 
 
 def declared_access_suffices(bench: Bench, cls: type[Method]) -> None:
     """`read` gets along with the declared access, and needs it."""
     _verifies_something(cls)
-    mark = bench.short_mark(cls)[0]
     method: Method = laptop(cls)
     try:
-        method.verify(Suspect(mark.model, cls.access, cls.key), mark.secret)
+        mark = bench.short_mark(cls)[0]
+        _short_verdict(bench, cls)
     except AccessDenied as error:
         raise ContractBroken(f"{error}; declare access = the most that `read` asks for") from None
     less = _LESS[cls.access]

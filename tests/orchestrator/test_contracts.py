@@ -39,7 +39,7 @@ def _cases(classes):
                 yield pytest.param(cls, check, id=f"{cls.key}-{check.__name__}", marks=marks)
 
 
-@pytest.mark.parametrize(("cls", "check"), _cases([*REGISTRY.methods.values(), *REGISTRY.attacks.values()]))
+@pytest.mark.parametrize(("cls", "check"), list(_cases([*REGISTRY.methods.values(), *REGISTRY.attacks.values()])))
 def test_promise_is_kept(bench, cls, check):
     result = run_check(cls, check, bench)
     if result.status == "skipped":
@@ -55,7 +55,7 @@ def _pairs():
             )
 
 
-@pytest.mark.parametrize(("attack", "method"), _pairs())
+@pytest.mark.parametrize(("attack", "method"), list(_pairs()))
 def test_attack_runs_on_method_or_says_why(bench, attack, method):
     try:
         runs_on(bench, attack, method)
