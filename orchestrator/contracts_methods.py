@@ -56,7 +56,11 @@ def _short_verdict(bench: Bench, cls: type[Method]) -> Verdict:
 def _null_keys(bench: Bench, cls: type[Method]) -> Sequence[Secret]:
     def draw() -> Sequence[Secret]:
         task, mark = bench.task(cls), bench.marked(cls)
-        return laptop(cls).null_keys(task, bench.splits(task).owner, mark.secret, bench.lab(cls.key, task))
+        keys = laptop(cls).null_keys(task, bench.splits(task).owner, mark.secret, bench.lab(cls.key, task))
+        fresh = [key for key in keys if difference(key, mark.secret)]
+        if not fresh:
+            raise NotTested("null_keys offers no secret but the owner's: a secret cannot be drawn without training")
+        return fresh
 
     return bench.once(("null keys", cls), draw)
 
