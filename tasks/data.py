@@ -22,8 +22,8 @@ def to_model_input(inputs: Tensor) -> Tensor:
 def in_chunks(inputs: Tensor) -> tuple[Tensor, ...]:
     """Split inputs into batches for evaluation, as large as their device likes them.
 
-    On the CPU activations of some hundred images stay in cache and in the allocator's arena; a thousand at once ran 3 to
-    5 times slower per image on small convolutional nets.
+    On the CPU activations of some hundred images stay in cache and in the allocator's arena; a thousand at once ran 3
+    to 5 times slower per image on small convolutional nets.
     """
     return tuple(torch.split(inputs, 250 if inputs.device.type == "cpu" else 2000))
 
