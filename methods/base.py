@@ -199,8 +199,8 @@ def lab_for_key(lab: Lab, index: int) -> Lab:
         plugin=f"{lab.plugin}|key-{index}",
         seed=lab.seed,
         device=lab.device,
-        scratch=lab.scratch,
-        train_seed=lab.train_seed,
+        scratch=lab.scratch / f"key-{index}",
+        train_seed=f"{lab.train_seed}|key-{index}",
         unmarked=lab.unmarked,
         meter=lab.meter,
     )
