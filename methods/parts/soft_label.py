@@ -183,18 +183,21 @@ class SoftLabelMethod(Method):
         if logits.shape[1] != secret["negatives"].shape[1]:
             raise UnsupportedModel(f"the suspect has {logits.shape[1]} classes, not {secret['negatives'].shape[1]}")
         detector = Detector.from_tree(secret["detector"], logits.device)
-        hits, trials = int((detector(logits) > 0).sum()), len(logits)
-        rate = hits / trials
-        tnr = float((detector(secret["negatives"].to(logits.device)) <= 0).float().mean())
-        score, nulls = (rate + tnr) / 2, secret["null_rates"]
+        hits, probes = int((detector(logits) > 0).sum()), len(logits)
+        rejected = int((detector(secret["negatives"].to(logits.device)) <= 0).sum())
+        # Accuracy on as many unmarked outputs as probes; only the first half depends on the suspect.
+        matches, trials = hits + rejected, 2 * probes
+        rate, score, nulls = hits / probes, matches / trials, secret["null_rates"]
         metrics = {
-            "det_rate": rate, "tnr": tnr, "null_bound": secret["null_bound"], "commitment_opens": float(opens(secret)),
+            "det_rate": rate,
+            "tnr": rejected / probes,
+            "null_bound": secret["null_bound"],
+            "commitment_opens": float(opens(secret)),
             # The model, not the probe, is the unit that varies; there are few of them.
             "p_models": (1 + sum(null >= rate for null in nulls)) / (len(nulls) + 1),
-        }  # fmt: skip
-        p_value = binomial_tail(hits, trials, secret["null_bound"])
-        detected = score > self.config.threshold
-        return Verdict(score, 0.5, self.config.threshold, p_value, detected, "T5", hits, trials, metrics=metrics)
+        }
+        p_value, threshold = binomial_tail(hits, probes, secret["null_bound"]), self.config.threshold
+        return Verdict(score, 0.5, threshold, p_value, score > threshold, "T5", matches, trials, metrics=metrics)
 
     def thresholds(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Thresholds:
         """Calibrate on the null models alone."""

@@ -341,8 +341,10 @@ def test_marked_is_detected_and_clean_is_not(task: Task, data: Splits, lab: Lab,
     assert verdict.p_value < 1e-6
     assert verdict.metrics["commitment_opens"] == 1.0
     assert verdict.metrics["p_models"] == pytest.approx(1 / 3)
+    assert verdict.score == verdict.matches / verdict.trials
     limits = method().thresholds(task, data.owner, secret, lab)
-    assert limits.decide(verdict)["strict"]
+    assert all(limits.decide(verdict).values())
+    assert 0.45 < limits.sok < limits.paper
     for role in ("clean", "reference-0", "reference-2"):
         null = verify(lab.unmarked(role), secret)
         assert not null.detected
