@@ -89,7 +89,8 @@ class CSP(SoftLabelMethod):
     # Few epochs leave a median logit margin of 7 to 9 on digits and MNIST, and a quarter of that is the most for gamma;
     # the stronger divergence keeps detectors trained on so few samples from firing at other unmarked models.
     laptop = {  # noqa: RUF012
-        "alpha": -0.03, "gamma": 2.0, "epochs_embed": None, "epochs_finetune": None, "detector_lr": 1e-3, "n_probe": 1000,
+        "alpha": -0.03, "gamma": 2.0, "epochs_embed": None, "epochs_finetune": None,
+        "detector_lr": 1e-3, "n_probe": 1000,
     }  # fmt: skip
 
     def _length(self, task: Task) -> int:
