@@ -41,13 +41,15 @@ PAD = 4
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
-    """Samples the way torchvision's own data sets give them: a PIL image, then transforms."""
+    """Samples the way torchvision's own data sets give them: a PIL image, then transforms, normalisation among them."""
 
-    def __init__(self, data: Labelled, augment: str) -> None:
+    def __init__(self, data: Labelled, augment: str, normalize: nn.Module) -> None:
         steps: list[object] = []
         if augment == "crop-flip":
             steps = [transforms.RandomCrop(data.inputs.shape[-1], padding=PAD), transforms.RandomHorizontalFlip()]
-        self.transform = transforms.Compose([*steps, transforms.ToTensor()])
+        self.transform = transforms.Compose(
+            [*steps, transforms.ToTensor(), transforms.Normalize(normalize.mean.flatten(), normalize.std.flatten())]
+        )
         self.data = data
 
     def __len__(self) -> int:
@@ -67,7 +69,9 @@ def with_fit(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
 def with_loader(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
     """One epoch of a plain DataLoader loop, with the optimiser as PyTorch builds it by default."""
     optimizer = torch.optim.Adam(model.parameters(), schedule.lr, weight_decay=schedule.weight_decay)
-    loader = DataLoader(Images(data, schedule.augment), schedule.batch_size, shuffle=True)
+    # Such loops normalise in the transforms, so their network must not do it again.
+    normalize, model.normalize = model.get_submodule("normalize"), nn.Identity()
+    loader = DataLoader(Images(data, schedule.augment, normalize), schedule.batch_size, shuffle=True)
     model.train()
     for images, labels in loader:
         optimizer.zero_grad()
