@@ -132,12 +132,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    from orchestrator.grid import parse
+    from orchestrator.planner import check_grid
     from orchestrator.submit import submit
 
-    _planned(arguments)  # bad input is told here, not in a job's log
+    # Bad input is told here, not in a job's log; the data lie on the cluster.
+    registry = _registry(arguments.plugin)
+    check_grid(parse(arguments.grid, registry, arguments.profile, arguments.set), registry)
     extra = [f"--{name}={getattr(arguments, name)}" for name in ("profile", "device") if getattr(arguments, name)]
     extra += [f"--set={setting}" for setting in arguments.set]
     extra += [f"--workers={arguments.workers}"] if arguments.workers else []
+    extra += [f"--threads={arguments.threads}"] if arguments.threads > 1 else []
     extra += ["--no-pack"] if arguments.no_pack else []
     return submit(
         arguments.address,
@@ -285,7 +290,7 @@ def _common(parser: argparse.ArgumentParser, *names: str) -> None:
 def _numerics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="laptop, paper, smoke, or one of the grid's own")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override, e.g. train.epochs=3")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if here")
     parser.add_argument(
         "--threads", type=_positive, default=1, help="torch threads per stage on the CPU (changes bits)"
     )

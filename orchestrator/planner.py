@@ -53,6 +53,15 @@ def build_plan(grid: Grid, registry: Registry, data_root: Path | None, device: s
     return _Planner(grid, registry, data_root, device, threads).build()
 
 
+def check_grid(grid: Grid, registry: Registry) -> None:
+    """Check all that a grid says without looking at any data; for a sweep whose data lie elsewhere.
+
+    Raises:
+        BadInput: as `build_plan`.
+    """
+    _Planner(grid, registry, None, "cpu", 1)
+
+
 class _Planner:
     def __init__(self, grid: Grid, registry: Registry, data_root: Path | None, device: str, threads: int) -> None:
         self.grid = grid

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.driver import Listener, Options, Summary
+from orchestrator.driver import Listener, Options, Summary, driver_lock
 from orchestrator.driver import run as drive
 from orchestrator.grid import Grid
 from orchestrator.plan import Plan, Stage
@@ -103,6 +103,20 @@ def run_sweep(  # everything that a sweep depends on, given once
     Running the same plan again executes nothing; a failed stage is tried again. Rows of other grids that were run into
     the same folder stay.
     """
+    out = Path(context.out)
+    with driver_lock(out):  # the views have one writer
+        return _locked_sweep(plan, grid, context, options, listener, mlflow_uri, settings)
+
+
+def _locked_sweep(
+    plan: Plan,
+    grid: Grid,
+    context: Context,
+    options: Options,
+    listener: Listener,
+    mlflow_uri: str | None,
+    settings: Sequence[str],
+) -> Report:
     out = Path(context.out)
     begun, started = time.monotonic(), _utc()
     store = Store(out / "store")
