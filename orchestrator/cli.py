@@ -111,7 +111,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
     grid, plan = _planned(arguments)
     out = Path(arguments.out or f"runs/{grid.name}").resolve()
-    out.mkdir(parents=True, exist_ok=True)
     plugins = tuple(str(Path(plugin).resolve()) for plugin in arguments.plugin)
     root = str(Path(arguments.data_root).resolve()) if arguments.data_root else None
     context = Context(str(out), root, plugins, _device(arguments.device), arguments.threads)

@@ -104,6 +104,7 @@ def run_sweep(  # everything that a sweep depends on, given once
     the same folder stay.
     """
     out = Path(context.out)
+    out.mkdir(parents=True, exist_ok=True)
     with driver_lock(out):  # the views have one writer
         return _locked_sweep(plan, grid, context, options, listener, mlflow_uri, settings)
 
