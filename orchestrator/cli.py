@@ -205,9 +205,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _data(arguments: argparse.Namespace) -> int:
     from orchestrator.display import listing
+    from tasks.fetch import fetch
     from tasks.inventory import data_status, verify_data
+    from tasks.sources import data_root
 
     root = Path(arguments.data_root) if arguments.data_root else None
+    if arguments.action == "fetch":
+        for name in arguments.names:
+            fetch(name, data_root(root))
     rows = data_status(root) if arguments.action == "list" else verify_data(root, arguments.names)
     if arguments.json:
         _print_json(rows)
@@ -273,10 +278,18 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "run the contract tests on somebody's own method or attack")
     check.add_argument("file", metavar="PLUGIN.py")
 
-    data = command("data", _data, "which data sets are here, and whether they are whole")
-    data.add_argument("action", choices=("list", "verify"))
-    data.add_argument("names", nargs="*", metavar="NAME", help="data sets; default: all")
-    _common(data, "json", "data-root")
+    data = command("data", None, "which data sets are here, whether they are whole; download some")
+    actions = data.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser, dest="action")
+    for action, text, count in (
+        ("list", "what is here, in which layout, under which licence", None),
+        ("verify", "check counts, checksums and that every sample decodes (default: all)", "*"),
+        ("fetch", "download into the data root", "+"),
+    ):
+        sub = actions.add_parser(action, help=text, description=text)
+        sub.set_defaults(command=_data, names=[])
+        if count:
+            sub.add_argument("names", nargs=count, metavar="NAME")
+        _common(sub, "json", "data-root")
     return parser
 
 

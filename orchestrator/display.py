@@ -24,13 +24,14 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "attacks": ("key", "title", "kind", "access"),
     "tasks": ("key", "shape", "classes", "licence"),
     "grids": ("key", "title"),
+    "data": ("key", "present", "ok", "where", "train", "test", "licence", "problem", "problems"),
 }
 
 
 def listing(what: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table with the columns that suit a terminal (`--json` has all)."""
     console = Console()
-    columns = _COLUMNS.get(what) or (tuple(rows[0]) if rows else ())
+    columns = [column for column in _COLUMNS[what] if any(column in row for row in rows)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " "))

@@ -245,6 +245,34 @@ def test_a_users_mistake_is_one_line_and_exit_2(name: str, capsys: pytest.Captur
     assert "Traceback" not in printed.err
 
 
+GRID_MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "unknown method": ({"methods": ["uchida", "ingrane"]}, ["line 10", "unknown method 'ingrane'", "allowed"]),
+    "unknown parameter": ({"methods": [{"uchida": {"bit": 64}}]}, ["line", "unknown field 'bit'", "mean 'bits'"]),
+    "wrong type": ({"methods": [{"uchida": {"bits": "64"}}]}, ["line", "uchida", "bits", "found '64'", "integer"]),
+    "missing data set": ({"tasks": ["mnist-lenet5"]}, ["mnist", "assay data fetch mnist"]),
+    "empty axis": ({"attacks": []}, ["line", "attacks is empty", "assay list attacks"]),
+}
+
+
+@pytest.mark.parametrize("name", GRID_MISTAKES)
+def test_the_likeliest_mistakes_in_a_grid_are_one_line_and_lose_nothing(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ASSAY_DATA", raising=False)
+    change, parts = GRID_MISTAKES[name]
+    path, out = tmp_path / "grid.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump({**GRID, **change}), "utf-8")
+    assert main(["run", str(path), "-o", str(out), "--executor", "inline"]) == 2
+    printed = capsys.readouterr()
+    assert len(printed.err.strip().splitlines()) == 1
+    assert not printed.out
+    for part in parts:
+        assert part in printed.err
+    if name != "missing data set":
+        assert "grid.yaml" in printed.err
+    assert not out.exists()
+
+
 def test_wrong_usage_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["run", "quickstart", "--workers", "none"])
