@@ -96,9 +96,19 @@ def plan_text(values: Mapping[str, Any]) -> None:
         f"  estimate: {duration(estimate['worker_seconds'])} of one worker, "
         f"{duration(estimate['longest_path_seconds'])} on the longest path"
     )
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for item in values["impossible"]:
-        place = f"{item['method']} x {item['attack']} on {item['task']}"
-        console.print(f"  n/a: {place} ({item['cells']} cells): {item['reason']}", highlight=False, soft_wrap=True)
+        groups.setdefault(item["reason"], []).append(item)
+    for reason, items in groups.items():
+        entry = {axis: sorted({item[axis] for item in items}) for axis in ("method", "attack", "task")}
+        _say_group(console, "n/a", {**entry, "cells": sum(item["cells"] for item in items), "reason": reason})
+
+
+def _say_group(console: Console, what: str, entry: Mapping[str, Any]) -> None:
+    """Print the cells that share a reason on one line."""
+    place = f"{'/'.join(entry['method'])} x {'/'.join(entry['attack'])} on {'/'.join(entry['task'])}"
+    text = f"  {what}: {place} ({entry['cells']} cells): {entry['reason']}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -147,12 +157,13 @@ def status_text(values: Mapping[str, Any]) -> None:
     state = f"ended {values['ended']}" if values["ended"] else f"{len(values['running'])} stages at work"
     console.print(f"[bold]{values['name']}[/bold] ({values['profile']}), started {values['started']}, {state}")
     console.print(f"  {values['committed_stages']} of {values['stages']} stages committed, {values['cells']} cells")
-    for key, value in values["rows"].items():
-        if isinstance(value, Mapping):
-            console.print(f"  {key}: " + ", ".join(f"{count} {name}" for name, count in value.items()), highlight=False)
-        elif isinstance(value, list):
-            for entry in value:
-                console.print(f"  {key}: {_cell(entry)}", highlight=False)
+    rows = values["rows"]
+    for name in ("status", "outcomes") if rows else ():
+        counts = ", ".join(f"{count} {word.replace('_', ' ')}" for word, count in rows[name].items() if count)
+        console.print(f"  {name}: {counts or 'none yet'}", highlight=False)
+    for name in ("failures", "not_applicable") if rows else ():
+        for entry in rows[name]:
+            _say_group(console, name.replace("_", " "), entry)
 
 
 def report_text(report: Report, out: Path) -> None:
