@@ -19,7 +19,6 @@ import re
 import shutil
 import signal
 import tempfile
-import threading
 import time
 import uuid
 import warnings
@@ -61,7 +60,6 @@ from tasks.errors import AssayError, BadInput
 
 _REFRESH_S = 5.0  # between looks at a cluster's resources
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_PARENT_S = 1.0  # between a worker's looks at its parent
 _OBJECT_STORE_BYTES = 100 * 2**20  # keys and paths travel, never models or data
 
 
@@ -70,7 +68,6 @@ class Worker(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start on a first trial."""
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         self._load(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -94,13 +91,6 @@ class Worker(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         status = attempt(self.runner, stage, self.context)
         self.position += 1
         return {"stage": stage.key, "status": status, "done": self.position == len(self.stages)}
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its node's raylet is gone: Ray leaves a worker of a killed driver at its stage."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_S)
-    os._exit(1)
 
 
 def _packed(stages: tuple[Stage, ...], context: Context, runner: str) -> dict[str, Any]:
@@ -305,6 +295,7 @@ def _cluster(options: Options, context: Context) -> Iterator[None]:
         gpus = torch.cuda.device_count() if context.device == "cuda" else 0
         slots = math.ceil(gpus / RESOURCES["gpu.small"]["GPU"])
         ray.init(
+            address="local",  # never a cluster that happens to run here
             num_cpus=max(options.workers or os.cpu_count() or 1, slots),
             num_gpus=gpus,
             include_dashboard=False,
