@@ -91,7 +91,7 @@ with open(sys.argv[1] + "/driver.lock", "a+") as file:
 
 def test_two_drivers_never_share_a_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path), "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(BadInput, match=r"another sweep is running .*process 7 elsewhere"):
@@ -105,6 +105,6 @@ def test_the_lock_may_be_taken_again_by_its_holder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path), "0"]
     with driver_lock(tmp_path):
         assert inline(family(), tmp_path)[0].executed == 4
-        taken = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        taken = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "BlockingIOError" in taken.stderr, "the inner holder must not have let go"
-    subprocess.run(command, check=True)  # noqa: S603
+    subprocess.run(command, check=True)
