@@ -16,29 +16,38 @@ _COMPARED = ("agreement", "weight_change")
 
 
 class Rows:
-    """Builds the row of a cell from the committed records; records are read once."""
+    """Builds the row of a cell from the committed records.
+
+    Finished rows are kept, and the few records that many cells share; attack records and curves are read when needed,
+    so that a sweep of ten thousand cells fits in the driver's memory.
+    """
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan = plan
         self.store = store
-        self._records: dict[str, Record | None] = {}
+        self._shared: dict[str, Record] = {}
+        self._finished: dict[str, dict[str, Any]] = {}
         self.environments: dict[str, dict[str, str]] = {}
 
     def record(self, key: str | None) -> Record | None:
         """Return a committed stage's record, None if there is none."""
         if key is None:
             return None
-        if self._records.get(key) is None:
+        if key not in self._shared:
             try:
                 record = self.store.record(key)
-                self.environments[environment_hash(record["environment"])] = record["environment"]
-                self._records[key] = record
             except KeyError:
-                self._records[key] = None
-        return self._records[key]
+                return None
+            self.environments.setdefault(environment_hash(record["environment"]), record["environment"])
+            if self.plan.stages[key].kind == "attack":
+                return record
+            self._shared[key] = {name: value for name, value in record.items() if name != "curves"}
+        return self._shared[key]
 
     def row(self, cell: Cell) -> dict[str, Any]:
         """Return one row: results if the cell is done, else its status and the reason."""
+        if cell.key in self._finished:
+            return self._finished[cell.key]
         clean, embed, attack = (self.record(key) for key in (cell.clean_key, cell.embed_key, cell.attack_key))
         status, reason = self._status(cell, attack)
         row = {**_EMPTY, **_point(cell), "status": status, "reason": reason}
@@ -49,6 +58,7 @@ class Rows:
         if clean and embed and attack and status == "ok":
             row |= _after(attack) | _costs(attack, clean)
             row["metrics"] = _metrics(clean, embed, attack)
+            self._finished[cell.key] = row
         return row
 
     def all(self) -> Iterator[dict[str, Any]]:
@@ -61,8 +71,9 @@ class Rows:
     def curves(self) -> Iterator[dict[str, Any]]:
         """Yield the curves of all committed stages of the plan, in long form."""
         for key, stage in self.plan.stages.items():
-            record = self.record(key)
-            for point in record["curves"] if record else ():
+            if not self.store.committed(key):
+                continue
+            for point in self.store.record(key)["curves"]:
                 for metric, value in point.items():
                     if metric not in ("curve", "step"):
                         where = {"stage_key": key, "stage": stage.kind, "curve": point["curve"]}

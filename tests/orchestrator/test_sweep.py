@@ -54,7 +54,7 @@ def sweep(folder: Path, out: Path, change: dict[str, Any] | None = None, **optio
     grid = parse(str(path), registry)
     plan = build_plan(grid, registry, None)
     listener = Quiet()
-    settings = Options(executor="inline", **options)
+    settings = Options(**{"executor": "inline", **options})
     # Port 9 (discard) is closed: the mirror must never matter to a sweep.
     report = run_sweep(plan, grid, Context(str(out)), settings, listener, mlflow_uri="http://127.0.0.1:9")
     return report, listener
@@ -130,6 +130,20 @@ def test_packing_and_a_fresh_store_give_the_same_rows(finished: tuple[Path, Repo
     sweep(tmp_path, finished[0], {"attacks": GRID["attacks"]})
     keys = set(read_rows(other).cell_key)
     differences = [line for line in rows_equal(finished[0], other) if any(key in line for key in keys)]
+    assert differences == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own warnings are not ours to mend
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 2, "pack": False}], ids=["one-packed", "two-unpacked"])
+def test_on_ray_any_workers_and_packing_give_the_same_bits(
+    options: dict[str, Any], finished: tuple[Path, Report], tmp_path: Path
+) -> None:
+    sweep(tmp_path, finished[0], {"attacks": GRID["attacks"]})
+    report, _ = sweep(tmp_path, tmp_path / "other", executor="tune", **options)
+    assert (report.executed, report.failed) == (12, 0)
+    keys = set(read_rows(tmp_path / "other").cell_key)
+    differences = [line for line in rows_equal(finished[0], tmp_path / "other") if any(key in line for key in keys)]
     assert differences == []
 
 
