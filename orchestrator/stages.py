@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from attacks.base import Attack, Outcome, Victim
+from attacks.base import Attack, Victim
 from attacks.protocol import ambiguity, classify
 from methods.base import Method, Secret
 from methods.suspect import Suspect
@@ -34,7 +34,7 @@ from tasks.errors import AssayError, UnsupportedModel
 from tasks.lab import Lab
 from tasks.meter import Meter
 from tasks.sources import load
-from tasks.streams import stream_seed
+from tasks.streams import global_stream, stream_seed
 from tasks.task import Task
 from tasks.trainer import evaluate, predict
 
@@ -135,10 +135,15 @@ class Bench:
         return configured(self.registry.attacks[own["key"]], own["config"])
 
     def network(self, key: str) -> nn.Module:
-        """A committed parent's network, eval mode, on the device; a fresh copy at each call."""
-        model = self.task.architecture(self.task.model)
-        model.load_state_dict(self.store.model(key))
-        return model.to(self.device).eval()
+        """A committed parent's network, eval mode, on the device; shared by this process's stages: only to look at.
+
+        Cheap attacks on one victim come one after the other, and loading it would cost more than they do.
+        """
+        return _network(self.store.root, key, self.task.dataset, self.task.model, self.device)
+
+    def answers(self, key: str) -> torch.Tensor:
+        """Classes (N,) that a committed parent's network gives the test set."""
+        return _answers(self, key)
 
     def lab(self, plugin: str, seed: int, train_seed: str) -> Lab:
         """What the plugin may use."""
@@ -147,7 +152,7 @@ class Bench:
         def unmarked(role: str) -> nn.Module:
             if role not in parents:
                 raise AssayError(f"{plugin} declares no unmarked model {role!r} (declared: {', '.join(parents)})")
-            return self.network(parents[role])
+            return copy.deepcopy(self.network(parents[role]))
 
         return Lab(
             plugin=plugin,
@@ -219,13 +224,15 @@ def _attack(bench: Bench) -> Product:
     except UnsupportedModel as why:  # known only when it meets the network; the cell says so like any other
         return Product({"not_applicable": str(why)}, costs=bench.costs(lab.meter))
     costs = bench.costs(lab.meter)
-    left = outcome.surrogate or bench.network(identity["embed"])
-    left = left.to(bench.device).eval()
-    main = evaluate(left, test)
+    left = outcome.surrogate.to(bench.device).eval() if outcome.surrogate else bench.network(identity["embed"])
+    predicted = predict(left, test.inputs).argmax(1)
+    main = float((predicted == test.labels).float().mean())
     verdict = method.verify(Suspect(left, method.access, method.key), secret)
     judged = _judged(verdict, thresholds)
     result = {"main": main, "verdict": judged, "structure": outcome.structure, "report": outcome.report}
-    result |= _comparison(bench, outcome, left)
+    result["agreement"] = float((predicted == bench.answers(identity["embed"])).float().mean())
+    if outcome.structure == "same":
+        result["weight_change"] = _weight_change(bench.network(identity["embed"]), left)
     if marked["verdict"]["applicable"]:
         result["outcome"] = classify(marked["main"], main, judged["strict"])
     if outcome.rival is not None:
@@ -265,19 +272,13 @@ def _judged(verdict: Verdict, thresholds: Thresholds) -> dict[str, Any]:
     return {**verdict.as_dict(), **thresholds.decide(verdict)}
 
 
-def _comparison(bench: Bench, outcome: Outcome, left: nn.Module) -> dict[str, float]:
-    """Agreement of predictions with the victim on the test set, and the relative change of the weights."""
-    victim = bench.network(bench.identity["embed"])
-    inputs = bench.splits.test.inputs
-    agreement = float((predict(victim, inputs).argmax(1) == predict(left, inputs).argmax(1)).float().mean())
-    figures = {"agreement": agreement}
-    if outcome.structure == "same":
-        before, after = victim.state_dict(), left.state_dict()
-        weights = [name for name, value in before.items() if value.is_floating_point()]
-        moved = sum(float((after[name].double() - before[name].double()).square().sum()) for name in weights)
-        size = sum(float(before[name].double().square().sum()) for name in weights)
-        figures["weight_change"] = (moved / size) ** 0.5 if size else 0.0
-    return figures
+def _weight_change(before: nn.Module, after: nn.Module) -> float:
+    """Return ||after - before|| / ||before|| over all parameters and statistics."""
+    old, new = before.state_dict(), after.state_dict()
+    names = [name for name, value in old.items() if value.is_floating_point()]
+    moved = torch.stack([(new[name].double() - old[name].double()).square().sum() for name in names]).sum()
+    size = torch.stack([old[name].double().square().sum() for name in names]).sum()
+    return float((moved / size).sqrt()) if size else 0.0
 
 
 def execute(stage: Stage, context: Context) -> Status:
@@ -349,6 +350,26 @@ def environment_hash(facts: dict[str, str]) -> str:
 @lru_cache(maxsize=4)
 def _registry(plugins: tuple[str, ...]) -> Registry:
     return Registry([Path(plugin) for plugin in plugins])
+
+
+@lru_cache(maxsize=4)
+def _network(root: Path, key: str, dataset: str, architecture: str, device: torch.device) -> nn.Module:
+    with global_stream("loading"):  # initial weights are drawn and overwritten; nobody else's stream moves
+        model = Task(dataset=dataset, model=architecture).architecture(architecture)
+    model.load_state_dict(Store(root).model(key))
+    return model.to(device).eval()
+
+
+_known_answers: dict[tuple[str, str], torch.Tensor] = {}
+
+
+def _answers(bench: Bench, key: str) -> torch.Tensor:
+    place = (str(bench.store.root), key)
+    if place not in _known_answers:
+        if len(_known_answers) >= 8:
+            _known_answers.clear()
+        _known_answers[place] = predict(bench.network(key), bench.splits.test.inputs).argmax(1)
+    return _known_answers[place]
 
 
 @lru_cache(maxsize=4)
