@@ -178,7 +178,10 @@ def _explained(address: str) -> Iterator[None]:
         raise BadInput(f"--address {address}: no Ray job server answers there ({type(error).__name__})") from None
     except Exception as error:
         if type(error).__name__ != "AuthenticationError" and "401" not in str(error):
-            raise
+            if not isinstance(error, RuntimeError):
+                raise
+            said = " ".join(str(error).split())  # what the job server answered, e.g. that no agent is there yet
+            raise BadInput(f"--address {address}: the cluster did not take the job ({said})") from None
         given = "does not know the token given" if os.environ.get("RAY_AUTH_MODE") == "token" else "wants a token"
         raise BadInput(
             f"--address {address}: the cluster {given} (HTTP 401); set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
