@@ -119,8 +119,8 @@ class DeepIPR(Method):
     gate = 0.98
     Config = Config
     # Few steps: a firmer hinge still turns every sign, at the same accuracy; more keys per batch replace epochs. The
-    # last quarter runs at a tenth of the rate, as the paper's does: both branches share batch norm's running statistics,
-    # and under a constant rate these do not settle (private branch 6 points below the public one on MNIST).
+    # last quarter runs at a tenth of the rate, as the paper's does: both branches share batch norm's statistics, and
+    # under a constant rate these do not settle (private branch 6 points below the public one on MNIST).
     laptop = {"key_type": "random", "alpha": 0.5, "drops": [0.75], "keys": 50, "keys_per_batch": 16}  # noqa: RUF012
 
     def schedule(self, task: Task) -> Schedule:
