@@ -210,10 +210,14 @@ class DagSearch(SearchAlgorithm):  # type: ignore[misc]
                 raise AssayError(f"workers cannot start: {_reason(error)}")
 
     def _refresh(self) -> None:
-        """Follow a cluster that grows or shrinks."""
-        if self.options.address is not None and time.monotonic() - self._refreshed > _REFRESH_S:
-            self._refreshed = time.monotonic()
+        """Follow a cluster that grows or shrinks; nobody replaces this machine's own node."""
+        if time.monotonic() - self._refreshed <= _REFRESH_S:
+            return
+        self._refreshed = time.monotonic()
+        if self.options.address is not None:
             self.ledger.scheduler.capacity = _capacity(self.options, self.context)
+        elif not any(node["Alive"] for node in ray.nodes()):
+            raise AssayError("Ray has died on this machine; what is committed is kept, run the same command again")
 
 
 class _KeepWarm(FIFOScheduler):  # type: ignore[misc]
@@ -290,23 +294,23 @@ def _cluster(options: Options, context: Context) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    how: dict[str, Any] = {"address": options.address, "log_to_driver": False, "logging_level": logging.ERROR}
     if options.address is None:
         gpus = torch.cuda.device_count() if context.device == "cuda" else 0
         slots = math.ceil(gpus / RESOURCES["gpu.small"]["GPU"])
-        ray.init(
-            address="local",  # never a cluster that happens to run here
-            num_cpus=max(options.workers or os.cpu_count() or 1, slots),
-            num_gpus=gpus,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **common,
-        )
-    else:
-        try:
-            ray.init(address=options.address, **common)
-        except (ConnectionError, ValueError) as error:
-            raise BadInput(f"--address {options.address}: no Ray cluster there ({_reason(error)})") from None
+        how |= {
+            "address": "local",  # never a cluster that happens to run here
+            "num_cpus": max(options.workers or os.cpu_count() or 1, slots),
+            "num_gpus": gpus,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+        }
+    try:
+        ray.init(**how)
+    except Exception as error:  # Ray raises bare exceptions here
+        if options.address is None:
+            raise AssayError(f"Ray does not start on this machine ({_reason(error)})") from error
+        raise BadInput(f"--address {options.address}: no Ray cluster there ({_reason(error)})") from None
     try:
         yield
     finally:
