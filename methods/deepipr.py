@@ -63,7 +63,6 @@ class Config(MethodConfig):
     threshold: float = Field(0.85, gt=0.5, le=1)
     fidelity_tolerance: float = Field(0.03, ge=0, le=1)  # private accuracy may lie this far below public accuracy
     fidelity_samples: int = Field(200, ge=0)  # held-out samples that the owner keeps for this check
-    drops: Annotated[tuple[float, ...], Field(strict=False)] | None = None  # of the rate, x0.1; None: the task's own
     keys: int = Field(100, ge=1)  # V3 only
     keys_per_batch: int = Field(2, ge=1)  # V3 only
 
@@ -118,16 +117,8 @@ class DeepIPR(Method):
     family = "bits"
     gate = 0.98
     Config = Config
-    # Few steps: a firmer hinge still turns every sign, at the same accuracy; more keys per batch replace epochs. The
-    # last quarter runs at a tenth of the rate, as the paper's does: both branches share batch norm's statistics, and
-    # under a constant rate these do not settle (private branch 6 points below the public one on MNIST).
-    laptop = {"key_type": "random", "alpha": 0.5, "drops": [0.75], "keys": 50, "keys_per_batch": 16}  # noqa: RUF012
-
-    def schedule(self, task: Task) -> Schedule:
-        """The task's own, with the rate's drops if they are set."""
-        if self.config.drops is None:
-            return task.schedule
-        return task.schedule.but(drops=self.config.drops, drop_factor=0.1)
+    # Few steps: a firmer hinge still turns every sign, at the same accuracy; more keys per batch replace epochs.
+    laptop = {"key_type": "random", "alpha": 0.5, "keys": 50, "keys_per_batch": 16}  # noqa: RUF012
 
     def supports(self, task: Task) -> str | None:
         """Images, and enough channels of convolutions with batch norm."""
