@@ -39,12 +39,12 @@ MOST_S = 6.0  # a kill comes at most this long after the first stage of a driver
 
 def run_here(grid: Path, out: Path, address: str | None = None) -> None:
     """Run the sweep in this process, as `assay run` does but for the checkpoints' interval."""
+    from orchestrator.bench import Context
     from orchestrator.driver import Options
     from orchestrator.grid import parse
     from orchestrator.planner import build_plan
     from orchestrator.progress import Progress
     from orchestrator.registry import Registry
-    from orchestrator.stages import Context
     from orchestrator.sweep import run_sweep
 
     registry = Registry([])

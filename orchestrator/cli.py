@@ -104,9 +104,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from orchestrator.bench import Context
     from orchestrator.driver import Options
     from orchestrator.progress import Progress
-    from orchestrator.stages import Context
     from orchestrator.sweep import run_sweep
 
     grid, plan = _planned(arguments)

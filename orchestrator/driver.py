@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from orchestrator.bench import Context
 from orchestrator.plan import Plan, Stage
 from orchestrator.scheduler import Capacity, Scheduler, Trial
-from orchestrator.stages import Context, Status
+from orchestrator.stages import Status
 from orchestrator.store import Store
 from tasks.errors import BadInput
 

@@ -7,10 +7,9 @@ import datetime
 import json
 import os
 import platform
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,47 +18,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from attacks.base import Attack, Victim
+from attacks.base import Victim
 from attacks.protocol import ambiguity, classify
 from methods.base import Method, Secret
 from methods.suspect import Suspect
 from methods.verdict import Thresholds, Verdict
-from orchestrator.configs import configured
-from orchestrator.keys import canonical, content_key
+from orchestrator.bench import Bench, Context
+from orchestrator.keys import content_key
 from orchestrator.plan import Stage
-from orchestrator.registry import Registry
 from orchestrator.store import Store, write_json
-from tasks.data import Splits, split
 from tasks.errors import AssayError, UnsupportedModel
-from tasks.lab import Lab
-from tasks.meter import Meter
-from tasks.sources import load
-from tasks.streams import global_stream, stream_seed
-from tasks.task import Task
+from tasks.streams import stream_seed
 from tasks.trainer import evaluate, predict
 
 Status = Literal["executed", "cached", "failed"]
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where and on what a stage runs; none of it is part of a key, but for the kind of device and the threads.
-
-    Attributes:
-        out: the sweep's folder; the store lies in `<out>/store`.
-        data_root: folder of the data sets, None for `$ASSAY_DATA`.
-        plugins: paths of plugin files.
-        device: `cpu` or `cuda`.
-        threads: torch threads of a stage on the CPU; more than one changes the order of sums, so it is in the key.
-        checkpoint_s: seconds between rolling checkpoints.
-    """
-
-    out: str
-    data_root: str | None = None
-    plugins: tuple[str, ...] = ()
-    device: str = "cpu"
-    threads: int = 1
-    checkpoint_s: float = 30.0
 
 
 @dataclass
@@ -72,102 +44,6 @@ class Product:
     notes: list[str] = field(default_factory=list)
     costs: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
-
-
-class Clock:
-    """Wall time of the work itself; evaluation pauses it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.total = 0.0
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Count the block."""
-        start = self._now()
-        try:
-            yield
-        finally:
-            self.total += self._now() - start
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the block out of a surrounding `running` block."""
-        start = self._now()
-        try:
-            yield
-        finally:
-            self.total -= self._now() - start
-
-
-class Bench:
-    """One stage at work: its store, data, parents and plugins, loaded when asked for."""
-
-    def __init__(self, stage: Stage, context: Context) -> None:
-        self.stage = stage
-        self.identity = stage.identity
-        self.context = context
-        self.store = Store(Path(context.out) / "store")
-        self.device = torch.device(context.device)
-        self.registry = _registry(context.plugins)
-        self.task = Task.model_validate_json(canonical(self.identity["task"]))
-        self.clock = Clock(self.device)
-
-    @property
-    def splits(self) -> Splits:
-        """The data of the stage's victim seed, on the device."""
-        sizes = (self.task.samples, self.task.test_samples)
-        return _splits(self.task.dataset, sizes, self.context.data_root, self.identity["seed"], self.context.device)
-
-    def method(self) -> Method:
-        """The stage's method with its configuration, no secret."""
-        own = self.identity["method"]
-        return configured(self.registry.methods[own["key"]], own["config"])
-
-    def attack(self) -> Attack:
-        """The stage's attack with its configuration."""
-        own = self.identity["attack"]
-        return configured(self.registry.attacks[own["key"]], own["config"])
-
-    def network(self, key: str) -> nn.Module:
-        """A committed parent's network, eval mode, on the device; shared by this process's stages: only to look at.
-
-        Cheap attacks on one victim come one after the other, and loading it would cost more than they do.
-        """
-        return _network(self.store.root, key, self.task.dataset, self.task.model, self.device)
-
-    def answers(self, key: str) -> torch.Tensor:
-        """Classes (N,) that a committed parent's network gives the test set."""
-        return _answers(self, key)
-
-    def lab(self, plugin: str, seed: int, train_seed: str) -> Lab:
-        """What the plugin may use."""
-        parents = self.identity.get("unmarked", {})
-
-        def unmarked(role: str) -> nn.Module:
-            if role not in parents:
-                raise AssayError(f"{plugin} declares no unmarked model {role!r} (declared: {', '.join(parents)})")
-            return copy.deepcopy(self.network(parents[role]))
-
-        return Lab(
-            plugin=plugin,
-            seed=seed,
-            device=self.device,
-            scratch=self.store.scratch(self.stage.key),
-            train_seed=train_seed,
-            unmarked=unmarked,
-            checkpoint_s=self.context.checkpoint_s,
-        )
-
-    def costs(self, meter: Meter) -> dict[str, float]:
-        """The cost record of the work measured by the clock."""
-        threads = 1 if self.device.type == "cuda" else self.context.threads
-        return {"wall_s": self.clock.total, "device_s": self.clock.total * threads, **meter.as_dict()}
 
 
 def _clean(bench: Bench) -> Product:
@@ -345,39 +221,6 @@ def environment(device: str) -> dict[str, str]:
 def environment_hash(facts: dict[str, str]) -> str:
     """Return a short name of an environment."""
     return content_key(facts)[:12]
-
-
-@lru_cache(maxsize=4)
-def _registry(plugins: tuple[str, ...]) -> Registry:
-    return Registry([Path(plugin) for plugin in plugins])
-
-
-@lru_cache(maxsize=4)
-def _network(root: Path, key: str, dataset: str, architecture: str, device: torch.device) -> nn.Module:
-    with global_stream("loading"):  # initial weights are drawn and overwritten; nobody else's stream moves
-        model = Task(dataset=dataset, model=architecture).architecture(architecture)
-    model.load_state_dict(Store(root).model(key))
-    return model.to(device).eval()
-
-
-_known_answers: dict[tuple[str, str], torch.Tensor] = {}
-
-
-def _answers(bench: Bench, key: str) -> torch.Tensor:
-    place = (str(bench.store.root), key)
-    if place not in _known_answers:
-        if len(_known_answers) >= 8:
-            _known_answers.clear()
-        _known_answers[place] = predict(bench.network(key), bench.splits.test.inputs).argmax(1)
-    return _known_answers[place]
-
-
-@lru_cache(maxsize=4)
-def _splits(
-    dataset: str, sizes: tuple[int | None, int | None], data_root: str | None, seed: int, device: str
-) -> Splits:
-    train, test = load(dataset, Path(data_root) if data_root else None, *sizes)
-    return split(train, test, seed).to(torch.device(device))
 
 
 def _error_kind(error: Exception) -> str:

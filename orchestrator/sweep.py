@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.bench import Context
 from orchestrator.driver import Listener, Options, Summary, driver_lock
 from orchestrator.driver import run as drive
 from orchestrator.grid import Grid
 from orchestrator.plan import Plan, Stage
 from orchestrator.registry import fingerprint
 from orchestrator.rows import Rows
-from orchestrator.stages import Context
 from orchestrator.store import Store, write_json
 from results.mlflow_mirror import Mirror
 from results.parquet import plain_curves, read_records, write_curves, write_rows

@@ -51,10 +51,10 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm
 
+from orchestrator.bench import Context
 from orchestrator.driver import RESOURCES, Ledger, Listener, Options, Summary, attempt, new_scheduler, resolve_runner
 from orchestrator.plan import Plan, Stage
 from orchestrator.scheduler import Capacity, Trial
-from orchestrator.stages import Context
 from orchestrator.store import Store
 from tasks.errors import AssayError, BadInput
 

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from orchestrator.bench import Context
 from orchestrator.keys import content_key
 from orchestrator.plan import Cell, Plan, Stage
-from orchestrator.stages import Context, Status
+from orchestrator.stages import Status
 from orchestrator.store import Store
 
 RUNNER = "simulated_stages:execute"

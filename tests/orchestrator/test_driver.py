@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import simulated_stages as simulated
 
+from orchestrator.bench import Context
 from orchestrator.driver import Options, Summary, driver_lock, run
 from orchestrator.plan import Plan
-from orchestrator.stages import Context
 from orchestrator.store import Store
 from tasks.errors import BadInput
 

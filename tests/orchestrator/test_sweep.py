@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.bench import Context
 from orchestrator.cli import main
 from orchestrator.driver import Options
 from orchestrator.grid import parse
 from orchestrator.plan import Stage
 from orchestrator.planner import build_plan
 from orchestrator.registry import Registry
-from orchestrator.stages import Context
 from orchestrator.store import Store
 from orchestrator.sweep import Report, run_sweep
 from results.parquet import read_curves, read_rows, rows_equal

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import simulated_stages as simulated
 
+from orchestrator.bench import Context
 from orchestrator.driver import Options, Summary, run
 from orchestrator.plan import Plan
-from orchestrator.stages import Context
 from orchestrator.store import Store
 from tasks.errors import AssayError, BadInput
 
@@ -128,7 +128,7 @@ SWEEP = """
 import sys
 import simulated_stages as simulated
 from orchestrator.driver import Options, run
-from orchestrator.stages import Context
+from orchestrator.bench import Context
 if __name__ == "__main__":
     plan = simulated.plan(*(simulated.stage(f"s{{n}}", sleep_s={sleep}) for n in range({count})))
     run(plan, Context(sys.argv[1]), Options(workers=2, runner=simulated.RUNNER), simulated.Recorder())
