@@ -114,6 +114,8 @@ class CSP(SoftLabelMethod):
         """Both phases on one clock: the task's drops at the same epochs or, without any, one between the phases."""
         embed, finetune = self._epochs(task)
         total = embed + finetune
+        if not total:
+            return task.schedule.but(epochs=0)
         drops = tuple(round(share * task.schedule.epochs) / total for share in task.schedule.drops)
         if not drops and finetune:
             drops = (embed / total,)
@@ -130,5 +132,5 @@ class CSP(SoftLabelMethod):
         recipe = CSPRecipe(self.config, task, lab.unmarked("adversary").to(lab.device), self.training(task, lab))
         recipe.offset = secret["gamma"] * spread(secret["signal"], secret["labels"], task.classes).to(lab.device)
         embed, finetune = self._epochs(task)
-        recipe.embed_share = embed / (embed + finetune)
+        recipe.embed_share = embed / max(embed + finetune, 1)
         return recipe
