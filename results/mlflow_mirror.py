@@ -7,11 +7,16 @@ takes seconds.
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
 import queue
 import re
+import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +68,9 @@ def ui_command(out: Path, port: int = UI_PORT) -> list[str]:
 
 
 class Mirror:
-    """Writes rows to MLflow as they come, on a thread of its own: it neither blocks nor fails the sweep.
+    """Writes rows to MLflow as they come, in a process of its own: it neither blocks, slows nor fails the sweep.
+
+    MLflow takes more processor time for a run than the driver for a cell, and would share the driver's interpreter.
 
     Attributes:
         problem: one line saying why the mirror stopped or is behind; None while all is well. `sync` completes it.
@@ -73,8 +80,9 @@ class Mirror:
         self.problem: str | None = None
         self._out = out
         self._uri = uri or local_uri(out)
-        self._experiment = experiment
+        self._first = {"out": str(out), "uri": self._uri, "experiment": experiment}
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._writer: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
@@ -83,7 +91,7 @@ class Mirror:
         if self.problem is None:  # after a failure rows would only pile up
             self._queue.put(dict(row))
 
-    def close(self, timeout_s: float = 30.0) -> None:
+    def close(self, timeout_s: float = 120.0) -> None:
         """Finish from the sweep's Parquet files, which are written by now: late rows, curves and the parents' figures.
 
         Args:
@@ -91,22 +99,70 @@ class Mirror:
         """
         self._queue.put(_LAST)
         self._thread.join(timeout_s)
-        if self._thread.is_alive() and self.problem is None:
-            self.problem = self._advice(f"not finished within {timeout_s:g} s")
+        if self._thread.is_alive():
+            self.problem = self.problem or self._advice(f"not finished within {timeout_s:g} s")
+            if self._writer is not None:
+                self._writer.kill()
 
     def _work(self) -> None:
         # Whatever goes wrong in a mirror is no reason to lose a sweep, hence the widest net.
         try:
-            writer = _open(self._out, self._uri, self._experiment)
-            while (row := self._queue.get()) is not _LAST:
-                writer.leaf(row)
-            if (self._out / ROWS_FILE).is_file():
-                _complete(writer, self._out, read_records(self._out))
+            with _start_writer() as self._writer:
+                said = _feed(self._writer, self._first, iter(self._queue.get, _LAST))
+            if said or self._writer.returncode:
+                self.problem = self.problem or self._advice(f"stopped: {said or 'its process died'}")
         except Exception as why:
-            self.problem = self._advice(f"stopped: {_one_line(why)}")
+            self.problem = self.problem or self._advice(f"stopped: {_one_line(why)}")
 
     def _advice(self, what: str) -> str:
         return f"MLflow mirror at {_shown(self._uri)} {what}; complete it with: assay mlflow sync {self._out}"
+
+
+def _start_writer() -> subprocess.Popen[str]:
+    # The same packages as here, wherever this process found them.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    # What it is to write travels by pipe, because an address may hold a password.
+    return subprocess.Popen(  # noqa: S603 (our own module, no shell)
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for the driver, which then closes the pipe
+    )
+
+
+def _feed(writer: subprocess.Popen[str], first: Mapping[str, Any], rows: Iterator[dict[str, Any] | None]) -> str:
+    """Send all rows to the writer; return what it says at its end (nothing, if all went well)."""
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    try:
+        for value in itertools.chain([first], rows, [_LAST]):
+            writer.stdin.write(json.dumps(value) + "\n")
+            writer.stdin.flush()
+        writer.stdin.close()
+    except BrokenPipeError:  # it has ended; it said why
+        with suppress(BrokenPipeError):
+            writer.stdin.close()
+    return writer.stdout.read().strip()
+
+
+def _write_from(lines: Iterator[str]) -> str:
+    """The writer's side: mirror the rows that come, then complete from Parquet; return what went wrong, in one line."""
+    os.nice(10)  # the stages come first
+    try:
+        first = json.loads(next(lines))
+        out = Path(first["out"])
+        writer = _open(out, first["uri"], first["experiment"])
+        for row in map(json.loads, lines):
+            if row is not _LAST:
+                writer.leaf(row)
+            elif (out / ROWS_FILE).is_file():  # without the end's mark the driver was killed: its successor goes on
+                _complete(writer, out, read_records(out))
+    except Exception as why:
+        return _one_line(why)
+    return ""
 
 
 def _open(out: Path, uri: str, experiment: str | None) -> Writer:
@@ -140,3 +196,7 @@ def _shown(uri: str) -> str:
 
 def _one_line(why: BaseException) -> str:
     return _shown(" ".join(str(why).split()))[:200]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_write_from(iter(sys.stdin)))
