@@ -196,10 +196,10 @@ def _mlflow(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from orchestrator.contracts import check_file
-    from orchestrator.display import check_text
+    from orchestrator.display import check_line, check_summary
 
-    results = check_file(Path(arguments.file))
-    check_text(results)
+    results = check_file(Path(arguments.file), check_line)
+    check_summary(results)
     return 0 if all(result.ok for result in results) else 1
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from orchestrator.store import Store
 from tasks.errors import BadInput
 
 if TYPE_CHECKING:
+    from orchestrator.contracts import CheckResult
     from orchestrator.plan import Plan
     from orchestrator.sweep import Report
 
@@ -179,13 +179,20 @@ def report_text(report: Report, out: Path) -> None:
     console.print(f"see: assay table {shown}", highlight=False)
 
 
-def check_text(results: Iterable[Any]) -> None:
-    """Print contract checks, one line each."""
+def check_line(result: CheckResult) -> None:
+    """Print one contract check."""
     console = Console()
-    begun, count, broken = time.monotonic(), 0, 0
-    for result in results:
-        count += 1
-        broken += not result.ok
-        mark = "[green]ok[/green]    " if result.ok else "[red]broken[/red]"
-        console.print(f"{mark} {result.subject}: {result.name}: {result.text}", highlight=False)
-    console.print(f"{count} checks, {broken} broken, {duration(time.monotonic() - begun)}")
+    mark = {"kept": "ok     ", "broken": "broken ", "skipped": "skipped"}[result.status]
+    text = f"{mark} {result.subject}: {result.name}: {result.text}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def check_summary(results: Sequence[CheckResult]) -> None:
+    """Print how many contract checks were kept."""
+    counts = Counter(result.status for result in results)
+    seconds = sum(result.wall_s for result in results)
+    Console().print(
+        f"{len(results)} checks: {counts['kept']} kept, {counts['broken']} broken, {counts['skipped']} skipped; "
+        f"{duration(seconds)}",
+        highlight=False,
+    )
