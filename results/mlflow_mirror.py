@@ -150,7 +150,7 @@ def _feed(writer: subprocess.Popen[str], first: Mapping[str, Any], rows: Iterato
 
 def _write_from(lines: Iterator[str]) -> str:
     """The writer's side: mirror the rows that come, then complete from Parquet; return what went wrong, in one line."""
-    os.nice(10)  # the stages come first
+    os.nice(19)  # the stages come first; Ray starts their workers at 15
     try:
         first = json.loads(next(lines))
         out = Path(first["out"])
