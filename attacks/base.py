@@ -17,7 +17,7 @@ from tasks.schedule import Frozen
 from tasks.task import Task
 
 Structure = Literal["same", "changed", "other_arch"]
-Kind = Literal["removal", "ambiguity", "detection"]
+Kind = Literal["removal", "ambiguity", "detection", "verification"]
 
 
 class AttackConfig(Frozen):
@@ -47,6 +47,7 @@ class Outcome:
     Attributes:
         surrogate: the attacker's model; None if the victim itself stays in use.
         rival: forged evidence in the same form as the owner's secret; judged by the same verifier.
+        claims: evidence that was never embedded; the evaluator reads each on the victim and on unmarked models.
         report: figures of a detection attack.
         structure: how the surrogate's architecture relates to the victim's.
         notes: remarks for the record.
@@ -54,6 +55,7 @@ class Outcome:
 
     surrogate: nn.Module | None = None
     rival: Secret | None = None
+    claims: list[Secret] = field(default_factory=list)
     report: dict[str, float] = field(default_factory=dict)
     structure: Structure = "same"
     notes: list[str] = field(default_factory=list)
@@ -64,7 +66,8 @@ class Attack(ABC):
 
     Class attributes:
         key, title, source: its key, a name, and where it comes from.
-        kind: removal (a surrogate), ambiguity (a rival secret) or detection (a report).
+        kind: removal (a surrogate), ambiguity (a rival secret), detection (a report) or verification (an error of the
+            verifier: never-embedded claims, or the marks of peers; measured by the evaluator, who holds the secrets).
         needs: the most that it sees of the victim.
         needs_data: whether it trains on the attacker's data.
         cheap: takes about as long as an evaluation; cheap attacks on one victim travel together.
@@ -94,6 +97,24 @@ class Attack(ABC):
     def supports(self, task: Task, method: Method) -> str | None:
         """Return why the attack does not apply to this pair, or None."""
         return None
+
+    def datasets(self, task: Task) -> tuple[str, ...]:
+        """Return the keys of the other data sets that the attack uses; `lab.other(key)` hands them out."""
+        return ()
+
+    def unmarked(self, task: Task, method: Method) -> tuple[str, ...]:
+        """Return the roles of the unmarked models that the attack is given; `lab.unmarked(role)` hands out copies.
+
+        `null-<i>` are models of the owner's task that took part in nothing else: no embedding, no calibration.
+        """
+        return ()
+
+    def peers(self, task: Task) -> int:
+        """Return how many marked models are compared with each other, the victim included; 1: the victim alone.
+
+        The evaluator reads every owner's mark from every model. The attack itself sees no peer and no secret.
+        """
+        return 1
 
     @abstractmethod
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:

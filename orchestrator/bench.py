@@ -20,7 +20,7 @@ from orchestrator.keys import canonical
 from orchestrator.plan import Stage
 from orchestrator.registry import Registry
 from orchestrator.store import Store
-from tasks.data import Splits, split
+from tasks.data import Labelled, Splits, split
 from tasks.errors import AssayError
 from tasks.lab import Lab
 from tasks.meter import Meter
@@ -95,6 +95,13 @@ class Bench:
         self.task = Task.model_validate_json(canonical(self.identity["task"]))
         self.clock = Clock(self.device)
 
+    def other(self, key: str) -> tuple[Labelled, Labelled]:
+        """Training and test part of a further data set that the stage declares, complete, on the device."""
+        declared = self.identity.get("other", {})
+        if key not in declared:
+            raise AssayError(f"the stage declares no data set {key!r} (declared: {', '.join(declared) or 'none'})")
+        return _other(key, self.context.data_root, self.context.device)
+
     @property
     def splits(self) -> Splits:
         """The data of the stage's victim seed, on the device."""
@@ -128,7 +135,9 @@ class Bench:
 
         def unmarked(role: str) -> nn.Module:
             if role not in parents:
-                raise AssayError(f"{plugin} declares no unmarked model {role!r} (declared: {', '.join(parents)})")
+                raise AssayError(
+                    f"{plugin} declares no unmarked model {role!r} (declared: {', '.join(parents) or 'none'})"
+                )
             return copy.deepcopy(self.network(parents[role]))
 
         return Lab(
@@ -138,6 +147,7 @@ class Bench:
             scratch=self.store.scratch(self.stage.key),
             train_seed=train_seed,
             unmarked=unmarked,
+            other=self.other,
             checkpoint_s=self.context.checkpoint_s,
         )
 
@@ -170,6 +180,12 @@ def _answers(bench: Bench, key: str) -> torch.Tensor:
             _known_answers.clear()
         _known_answers[place] = predict(bench.network(key), bench.splits.test.inputs).argmax(1)
     return _known_answers[place]
+
+
+@lru_cache(maxsize=2)
+def _other(key: str, data_root: str | None, device: str) -> tuple[Labelled, Labelled]:
+    train, test = load(key, Path(data_root) if data_root else None, None, None)
+    return train.to(torch.device(device)), test.to(torch.device(device))
 
 
 @lru_cache(maxsize=4)

@@ -109,7 +109,7 @@ class _Planner:
                 embed = self._embed(facts, method, seed)
             for attack_seed in self.grid.attack_seeds:
                 point = {**facts.identity, "seed": seed, "method": method.identity, "attack": attack.identity}
-                stage = None if unfit or embed is None else self._attack(facts, embed, attack, attack_seed)
+                stage = None if unfit or embed is None else self._attack(facts, method, embed, attack, attack_seed)
                 yield Cell(
                     key=content_key({**point, "attack_seed": attack_seed, "numerics": self.numerics}),
                     task=facts.task.key,
@@ -160,17 +160,39 @@ class _Planner:
         label = f"embed {method.key} | {facts.task.key} | seed {seed}"
         return self._add("embed", identity, tuple(roles.values()), label, facts, passes=passes)
 
-    def _attack(self, facts: _TaskFacts, embed: Stage, attack: _Plugin, attack_seed: int) -> Stage:
+    def _attack(self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Plugin, attack_seed: int) -> Stage:
         own = {name: embed.identity[name] for name in ("task", "data", "seed", "method")}
         identity = {**own, "attack": attack.identity, "attack_seed": attack_seed, "embed": embed.key}
+        more, parents = self._given(facts, method, embed, attack)
+        identity |= more
         epochs = attack.identity["config"].get("epochs") or facts.task.schedule.epochs
         passes = 0.0 if attack.plugin.cheap else 3.0 * facts.owner / 4 * epochs
         label = f"attack {attack.key} | {own['method']['key']} | {facts.task.key} | seed {own['seed']}"
         if attack_seed:
             label += f".{attack_seed}"
         return self._add(
-            "attack", identity, (embed.key,), label, facts, passes=passes, cheap=attack.plugin.cheap
+            "attack", identity, tuple(dict.fromkeys((embed.key, *parents))), label, facts,
+            passes=passes, cheap=attack.plugin.cheap,
         )  # fmt: skip
+
+    def _given(
+        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Plugin
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return what an attack declares beyond the victim, as entries of its identity, and the parents behind them."""
+        given: dict[str, Any] = {}
+        parents: list[str] = []
+        seed = embed.identity["seed"]
+        if others := attack.plugin.datasets(facts.task):
+            given["other"] = {key: fingerprint(key, self.data_root) for key in others}
+        if roles := attack.plugin.unmarked(facts.task, method.plugin):
+            given["unmarked"] = {role: self._clean(facts, seed, role).key for role in roles}
+            parents += given["unmarked"].values()
+        if (count := attack.plugin.peers(facts.task)) > 1:
+            # Victims of one block of seeds are each other's peers, whatever other seeds the grid asks for.
+            first = seed - seed % count
+            given["peers"] = [self._embed(facts, method, peer).key for peer in range(first, first + count)]
+            parents += given["peers"]
+        return given, parents
 
 
 class _TaskFacts:

@@ -30,6 +30,7 @@ class Lab:
         scratch: a folder of this stage alone; survives a kill, removed when the stage is committed.
         train_seed: name of the training streams. Embedding shares the clean model's, so that methods compare in pairs.
         unmarked: returns a declared unmarked model of the owner by role (`clean`, `reference-0`, …), eval mode, a copy.
+        other: returns (training part, test part) of a declared further data set, on the device.
         probe: called with (step, model) by attacks; the evaluator measures outside and returns nothing.
         meter: what this stage spends.
         curves: rows of per-epoch or per-step values.
@@ -42,6 +43,7 @@ class Lab:
     scratch: Path
     train_seed: str
     unmarked: Callable[[str], nn.Module] = field(default=lambda role: _no_model(role))
+    other: Callable[[str], tuple[Labelled, Labelled]] = field(default=lambda key: _no_data(key))
     probe: Callable[[int, nn.Module], None] = field(default=lambda step, model: None)
     meter: Meter = field(default_factory=Meter)
     curves: list[dict[str, Any]] = field(default_factory=list)
@@ -98,3 +100,7 @@ def _values(row: dict[str, float]) -> dict[str, float]:
 
 def _no_model(role: str) -> nn.Module:
     raise KeyError(f"this stage declares no unmarked model {role!r}")
+
+
+def _no_data(key: str) -> tuple[Labelled, Labelled]:
+    raise KeyError(f"this stage declares no further data set {key!r}")

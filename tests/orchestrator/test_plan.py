@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from attacks.prune import Prune
 from methods.uchida import Uchida
 from orchestrator.grid import parse
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Stage
 from orchestrator.planner import build_plan
 from orchestrator.registry import Registry
 from tasks.errors import BadInput, MissingData
@@ -183,3 +184,48 @@ def test_a_missing_data_set_names_the_command(plan_of: Any, tmp_path: Path, monk
     with pytest.raises(MissingData, match=r"assay data fetch mnist") as caught:
         plan_of({**BASE, "tasks": ["mnist-lenet5"]}, root=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def needs_of(plan: Plan, attack: str) -> list[Stage]:
+    return [s for s in plan.stages.values() if s.kind == "attack" and s.identity["attack"]["key"] == attack]
+
+
+def test_what_an_attack_declares_becomes_identity_and_parents(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan_of(BASE)
+    monkeypatch.setattr(Prune, "datasets", lambda self, task: ("digits",))
+    monkeypatch.setattr(Prune, "unmarked", lambda self, task, method: ("null-0",))
+    after = plan_of(BASE)
+    assert {s.key for s in needs_of(after, "none")} == {s.key for s in needs_of(before, "none")}
+    for stage in needs_of(after, "prune"):
+        assert stage.key not in before.stages
+        assert stage.identity["other"] == {"digits": stage.identity["data"]}
+        null = after.stages[stage.identity["unmarked"]["null-0"]]
+        assert null.key in stage.parents
+        assert null.identity["seed"] == stage.identity["seed"]
+        assert null.key not in before.stages
+
+
+def test_a_data_set_that_an_attack_misses_is_one_line(
+    plan_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ASSAY_DATA", raising=False)
+    monkeypatch.setattr(Prune, "datasets", lambda self, task: ("mnist",))
+    with pytest.raises(MissingData, match=r"assay data fetch mnist") as caught:
+        plan_of(BASE, root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_peers_are_the_block_of_seeds_whatever_else_the_grid_asks_for(
+    plan_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Prune, "peers", lambda self, task: 3)
+    whole, one = plan_of({**BASE, "seeds": 3}), plan_of({**BASE, "seeds": [1]})
+    for plan in (whole, one):
+        for stage in needs_of(plan, "prune"):
+            seeds = [plan.stages[key].identity["seed"] for key in stage.identity["peers"]]
+            assert seeds == [0, 1, 2]
+            assert stage.identity["embed"] in stage.identity["peers"]
+            assert set(stage.identity["peers"]) <= set(stage.parents)
+            assert len(stage.parents) == len(set(stage.parents))
+    assert {s.key for s in needs_of(one, "prune")} < {s.key for s in needs_of(whole, "prune")}
+    assert {cell.victim_seed for cell in one.cells} == {1}, "a peer is no cell"
