@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attacks.prune import Config, Prune, zero_smallest
+from attacks.parts.pruning import zero_smallest
+from attacks.prune import Config, Prune
 
 WEIGHTS = ("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight")
 
