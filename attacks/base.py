@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -47,7 +48,9 @@ class Outcome:
     Attributes:
         surrogate: the attacker's model; None if the victim itself stays in use.
         rival: forged evidence in the same form as the owner's secret; judged by the same verifier.
-        claims: evidence that was never embedded; the evaluator reads each on the victim and on unmarked models.
+        claims: evidence that was never embedded, maybe drawn one by one; the evaluator reads each on the victim and on
+            `suspects`.
+        suspects: further models by `<group>-<number>` (`unmarked-0`, `surrogate-0`, …).
         report: figures of a detection attack.
         structure: how the surrogate's architecture relates to the victim's.
         notes: remarks for the record.
@@ -55,7 +58,8 @@ class Outcome:
 
     surrogate: nn.Module | None = None
     rival: Secret | None = None
-    claims: list[Secret] = field(default_factory=list)
+    claims: Iterable[Secret] = ()
+    suspects: dict[str, nn.Module] = field(default_factory=dict)
     report: dict[str, float] = field(default_factory=dict)
     structure: Structure = "same"
     notes: list[str] = field(default_factory=list)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
+
+from attacks.base import Kind
 
 MAX_LOSS = 0.05  # SoK's largest stealing loss: five percentage points, one-sided
 
@@ -30,3 +33,27 @@ def ambiguity(owner_verified: bool, rival_verified: bool) -> Ambiguity:
     if rival_verified:
         return "piracy" if owner_verified else "takeover"
     return "none" if owner_verified else "corruption"
+
+
+def succeeded(
+    kind: Kind, main_before: float, main_after: float, owner_verified: bool, rival_verified: bool | None
+) -> bool | None:
+    """Return whether an attack reached its goal; None where one victim alone cannot tell (detection, verification).
+
+    Removal: class `removed`. Ambiguity: the attacker's claim verifies and the model is still of use.
+    """
+    kept = classify(main_before, main_after, verified=False) == "removed"
+    if kind == "removal":
+        return kept and not owner_verified
+    return kept and rival_verified if kind == "ambiguity" and rival_verified is not None else None
+
+
+def sok_norm(score: float, threshold: float) -> float:
+    """Return SoK's normalised score, which maps the threshold to 0.5 and 1 to 1 (Lukas et al., S&P 2022).
+
+    w' = max(0, 0.5 w / (1 - t) + (0.5 - t) / (1 - t)), with the threshold t rounded up to two digits.
+    """
+    tau = math.ceil(threshold * 100 - 1e-9) / 100
+    if tau >= 1:
+        return 0.5 if score >= threshold else 0.0  # nothing lies above the threshold
+    return max(0.0, (0.5 * score + 0.5 - tau) / (1 - tau))

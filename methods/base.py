@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from methods.parts.calibration import calibrate
+from methods.parts.calibration import Null, calibrate, null_distribution
 from methods.suspect import Access, Suspect
 from methods.verdict import Thresholds, Verdict
 from tasks.data import Party
@@ -104,11 +104,16 @@ class Method(ABC):
     # --- what a few methods change ---------------------------------------------------------------------------------
 
     def unmarked(self, task: Task) -> tuple[str, ...]:
-        """Return the roles of the unmarked models that embedding uses; each is a shared stage.
+        """Return the roles of the unmarked models that embedding or drawing a key uses; each is a shared stage.
 
-        `clean` has the marked model's own streams (its paired baseline), `reference-<i>` are independent.
+        `clean` has the marked model's own streams (its paired baseline) and is always among them, others are
+        independent. The models of `references` are at hand in embedding only if they are named here too.
         """
-        return ("clean", *(f"reference-{i}" for i in range(task.references)))
+        return ("clean",)
+
+    def references(self, task: Task) -> tuple[str, ...]:
+        """Return the roles of the unmarked models on which thresholds are calibrated."""
+        return tuple(f"reference-{i}" for i in range(task.references))
 
     def schedule(self, task: Task) -> Schedule:
         """Return the schedule of embedding; the default is the task's."""
@@ -165,13 +170,30 @@ class Method(ABC):
         except UnsupportedModel as why:
             return Verdict.not_applicable(str(why), 0.0, 1.0, "none")
 
+    @classmethod
+    def shares_null(cls) -> bool:
+        """Return whether one null distribution serves all owners of a task: keys can be drawn without training.
+
+        Then calibrating is a stage of its own. A scheme that overrides `thresholds` calibrates for each owner, in the
+        stage of embedding, with the models that its `unmarked` names.
+        """
+        return cls.thresholds is Method.thresholds
+
+    def null(self, task: Task, data: Party, lab: Lab) -> Null:
+        """Score never-embedded keys on the unmarked reference models; `data` are some owner's, no secret takes part."""
+        models = [lab.unmarked(role) for role in self.references(task)]
+        return null_distribution(self, self.null_keys(task, data, {}, lab), models, lab.meter)
+
     def thresholds(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Thresholds:
-        """Calibrate the three decision rules on the owner's unmarked reference models, never on the marked one."""
-        models = [lab.unmarked(role) for role in self.unmarked(task) if role.startswith("reference-")]
-        return calibrate(self, task, data, secret, lab, models)
+        """Calibrate the three decision rules on unmarked reference models, never on the marked one."""
+        return calibrate(self, task, data, secret, lab, [lab.unmarked(role) for role in self.references(task)])
 
     def null_keys(self, task: Task, data: Party, secret: Secret, lab: Lab) -> list[Secret]:
-        """Return fresh keys that were never embedded, for calibration; streams are named apart from every owner's."""
+        """Return `task.calibration_keys` fresh keys that were never embedded; streams named apart from every owner's.
+
+        The owner's `secret` is there for schemes whose keys cannot be drawn without training; those override
+        `thresholds` too. In a shared calibration it is empty.
+        """
         return [self.draw(task, data, lab_for_key(lab, index)) for index in range(task.calibration_keys)]
 
     def overwrite(self, victim: nn.Module, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:

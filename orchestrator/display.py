@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.store import Store
+from results.schema import STAGES
 from tasks.errors import BadInput
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def plan_values(plan: Plan, out: Path | None) -> dict[str, Any]:
         "profile": plan.profile,
         "cells": len(plan.cells),
         "stages": len(plan.stages),
-        "stages_by_kind": {kind: kinds[kind] for kind in ("clean", "embed", "attack")},
+        "stages_by_kind": {kind: kinds[kind] for kind in STAGES},
         "cached": len(have),
         "to_execute": len(missing),
         "impossible": [

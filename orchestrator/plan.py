@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-StageKind = Literal["clean", "embed", "attack"]
+StageKind = Literal["clean", "calibrate", "embed", "attack"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Stage:
 
     Attributes:
         key: content key of `identity`.
-        kind: clean, embed or attack.
+        kind: clean, calibrate, embed or attack.
         identity: canonical JSON values; enough to run the stage (task, plugin keys, configs, seeds, parents by role).
         parents: keys of the stages that must be committed first.
         seconds: estimated duration on one worker.

@@ -26,6 +26,9 @@ from tasks.task import Task, profiles, resolve_task
 _FLOPS_PER_SECOND = 4e10
 _EVALUATION_S = 0.3
 
+# Whose split and reference models calibrate a method for all owners of a task; its null keys are nobody's.
+_CALIBRATION_SEED = 0
+
 
 @dataclass(frozen=True)
 class _Plugin:
@@ -140,6 +143,28 @@ class _Planner:
             self.stages[key] = Stage(key, kind, identity, parents, seconds, cheap, label, facts.resource)
         return self.stages[key]
 
+    def _scratch(self, facts: _TaskFacts, seed: int, split: str) -> Stage:
+        """What the attacker reaches on its own data without any victim: the measure of a pointless attack."""
+        identity = {
+            "task": facts.training,
+            "data": facts.data,
+            "seed": seed,
+            "train_seed": f"train|{seed}|scratch",
+            "trainer": VERSION,
+            "attacker": split,
+        }
+        label = f"clean scratch {split} | {facts.task.key} | seed {seed}"
+        return self._add("clean", identity, (), label, facts, passes=0.75 * facts.owner * facts.task.schedule.epochs)
+
+    def _calibrate(self, facts: _TaskFacts, method: _Plugin) -> Stage:
+        task, seed = facts.task, _CALIBRATION_SEED
+        wanted = dict.fromkeys((*method.plugin.unmarked(task), *method.plugin.references(task)))
+        roles = {role: self._clean(facts, seed, role).key for role in wanted}
+        identity = {**facts.identity, "seed": seed, "method": method.identity, "unmarked": roles}
+        passes = 100.0 * task.calibration_keys * task.references
+        label = f"calibrate {method.key} | {task.key}"
+        return self._add("calibrate", identity, tuple(roles.values()), label, facts, passes=passes)
+
     def _clean(self, facts: _TaskFacts, seed: int, role: str) -> Stage:
         train_seed = f"train|{seed}" if role == "clean" else f"train|{seed}|{role}"
         identity = {
@@ -178,10 +203,16 @@ class _Planner:
     def _given(
         self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Plugin
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return what an attack declares beyond the victim, as entries of its identity, and the parents behind them."""
+        """Return what an attack and its judge have beyond the victim: entries of the identity, parents behind them."""
         given: dict[str, Any] = {}
         parents: list[str] = []
         seed = embed.identity["seed"]
+        if method.plugin.shares_null():
+            given["calibrate"] = self._calibrate(facts, method).key
+            parents.append(given["calibrate"])
+        if attack.plugin.needs_data and (split := attack.plugin.config.split) not in ("none", "ood"):
+            given["scratch"] = self._scratch(facts, seed, split).key
+            parents.append(given["scratch"])
         if others := attack.plugin.datasets(facts.task):
             given["other"] = {key: fingerprint(key, self.data_root) for key in others}
         if roles := attack.plugin.unmarked(facts.task, method.plugin):

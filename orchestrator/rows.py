@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from orchestrator.environment import environment_hash
 from orchestrator.plan import Cell, Plan
-from orchestrator.stages import environment_hash
 from orchestrator.store import Store
 
 Record = dict[str, Any]
 
-# Figures of a record that become entries of a row's `metrics`.
-_COMPARED = ("agreement", "weight_change")
+# Figures of an attack's result that become entries of a row's `metrics`.
+_COMPARED = (
+    "agreement", "weight_change", "weight_change_most", "parameters_share", "data_share", "query_share", "main_scratch",
+    "main_held_out", "pointless", "success", "score_sok", "score_chance",
+)  # fmt: skip
 
 
 class Rows:
@@ -132,7 +135,6 @@ def _before(embed: Mapping[str, Any]) -> dict[str, Any]:
         "score_before": _read(verdict, "score"),
         "chance": _read(verdict, "chance"),
         "p_before": _read(verdict, "p_value"),
-        "detected_before": verdict["strict"],
     }
 
 
@@ -143,6 +145,7 @@ def _after(attack: Record) -> dict[str, Any]:
         "main_after": result["main"],
         "score_after": _read(verdict, "score"),
         "p_after": _read(verdict, "p_value"),
+        "detected_before": result["before"]["strict"],
         "detected_after": verdict["strict"],
         "verdict_paper": verdict["paper"],
         "verdict_sok": verdict["sok"],
@@ -166,19 +169,35 @@ def _costs(attack: Record, clean: Record) -> dict[str, Any]:
 def _metrics(clean: Record, embed: Record, attack: Record) -> dict[str, float]:
     """Further figures by name: thresholds, the reading on the unmarked model, the paper's own verdicts, work shares."""
     before, after = embed["result"], attack["result"]
-    found: dict[str, Any] = {f"threshold_{name}": value for name, value in before["thresholds"].items()}
-    on_clean = before["verdict_clean"]
+    found: dict[str, Any] = {f"threshold_{name}": value for name, value in after["thresholds"].items()}
+    on_clean = after["unmarked"]
     if on_clean["applicable"]:
         found |= {f"clean_{name}": on_clean[name] for name in ("score", "p_value", "paper", "sok", "strict")}
-        found |= {f"before_{name}": before["verdict"][name] for name in ("paper", "sok")}
+        found |= {f"before_{name}": after["before"][name] for name in ("paper", "sok")}
     found |= {f"before_{name}": value for name, value in before["verdict"]["metrics"].items()}
     found |= {f"after_{name}": value for name, value in after["verdict"]["metrics"].items()}
     found |= {name: after[name] for name in _COMPARED if name in after} | dict(after["report"])
     if rival := after.get("rival"):
         found |= {f"rival_{name}": rival[name] for name in ("paper", "sok")}
+        found |= {f"ambiguity_{after['ambiguity']}": 1.0}
+    found |= _other_checkpoints(attack["curves"])
     work = clean["costs"]["forward_samples"] + 2 * clean["costs"]["backward_samples"]
     spent = attack["costs"]["forward_samples"] + 2 * attack["costs"]["backward_samples"]
     found["work_share"] = spent / work if work else None
     marking = embed["costs"]["forward_samples"] + 2 * embed["costs"]["backward_samples"]
     found["embed_work_share"] = marking / work if work else None
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _other_checkpoints(curves: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Figures at two other choices of a checkpoint than the attacker's own (protocol 2.4), from the attack's curve.
+
+    `last`: the last state shown. `test_best`: the earliest of the highest test accuracy, as the papers very likely
+    chose; only to compare with them.
+    """
+    points = sorted((point for point in curves if point["curve"] == "attack"), key=lambda point: point["step"])
+    if not points:
+        return {}
+    choices = {"last": points[-1], "test_best": max(points, key=lambda point: point["main"])}
+    names = ("main", "score")
+    return {f"{choice}_{name}": point[name] for choice, point in choices.items() for name in names if name in point}

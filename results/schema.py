@@ -12,7 +12,7 @@ CURVES_FILE: Final = "curves.parquet"
 
 STATUSES: Final = ("ok", "failed", "blocked", "not_applicable")
 OUTCOMES: Final = ("removed", "retained", "useless", "failed")
-STAGES: Final = ("clean", "embed", "attack")
+STAGES: Final = ("clean", "calibrate", "embed", "attack")
 
 _TEXT = pa.string()
 _RATE = pa.float64()

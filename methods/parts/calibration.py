@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -12,13 +13,14 @@ from torch import nn
 
 from methods.parts.statistics import least_hits
 from methods.suspect import Suspect
-from methods.verdict import STRICT_ALPHA, Thresholds
+from methods.verdict import STRICT_ALPHA, Thresholds, Verdict
 from tasks.data import Party
 from tasks.lab import Lab
+from tasks.meter import Meter
 from tasks.task import Task
 
 if TYPE_CHECKING:
-    from methods.base import Method, Secret
+    from methods.base import Family, Method, Secret
 
 SOK_LEVEL = 0.05
 RESOLUTION = 1000  # a score that counts nothing is read in thousandths
@@ -43,20 +45,20 @@ def sok_threshold(matches: Sequence[int], trials: int) -> float:
     return float(reached[0] if len(reached) else exact) / trials
 
 
-def strict_bits(matches: Sequence[int], trials: int) -> float:
+def strict_bits(matches: Sequence[int], trials: int, alpha: float = STRICT_ALPHA) -> float:
     """Return the strict threshold of random bits: exact binomial tail and empirical null, the larger one."""
-    exact = least_hits(trials, 0.5, STRICT_ALPHA)
+    exact = least_hits(trials, 0.5, alpha)
     return max(exact, max(matches) + 1) / trials
 
 
-def strict_triggers(matches: Sequence[int], trials: int, chance: float) -> float:
+def strict_triggers(matches: Sequence[int], trials: int, chance: float, alpha: float = STRICT_ALPHA) -> float:
     """Return the strict threshold of trigger sets: a beta-binomial fitted by moments, never below the plain binomial.
 
     Unmarked models agree with each other on triggers, so matches spread wider than a binomial with the chance rate.
     """
     values = np.asarray(matches, dtype=float)
     rate, variance = float(values.mean()) / trials, float(values.var())
-    floor = least_hits(trials, min(max(chance, rate, 1e-9), 1.0), STRICT_ALPHA)
+    floor = least_hits(trials, min(max(chance, rate, 1e-9), 1.0), alpha)
     plain = trials * rate * (1 - rate)
     if not 0 < rate < 1 or variance <= plain or trials < 2:
         return max(floor, max(matches) + 1) / trials
@@ -64,27 +66,89 @@ def strict_triggers(matches: Sequence[int], trials: int, chance: float) -> float
     rho = min((variance / plain - 1) / (trials - 1), 0.999)
     size = 1 / rho - 1
     tail = stats.betabinom.sf(np.arange(-1, trials), trials, rate * size, (1 - rate) * size)  # P(X >= 0 ... trials)
-    below = np.nonzero(tail <= STRICT_ALPHA)[0]
+    below = np.nonzero(tail <= alpha)[0]
     fitted = int(below[0]) if len(below) else trials + 1
     return max(floor, fitted) / trials
 
 
-def strict_scores(scores: Sequence[float], trials: int) -> float:
+def strict_scores(scores: Sequence[float], trials: int, alpha: float = STRICT_ALPHA) -> float:
     """Return the strict threshold of scores that are no counts of independent trials (detectors, dual embeddings).
 
     The (1 - 1e-3) quantile of a normal fitted on the logit scale; no null pair may exceed it.
     """
     clipped = np.clip(np.asarray(scores, dtype=float), 0.5 / trials, 1 - 0.5 / trials)
     logits = np.log(clipped / (1 - clipped))
-    quantile = logits.mean() + stats.norm.isf(STRICT_ALPHA) * logits.std(ddof=1 if len(logits) > 1 else 0)
+    quantile = logits.mean() + stats.norm.isf(alpha) * logits.std(ddof=1 if len(logits) > 1 else 0)
     fitted = 1 / (1 + math.exp(-float(quantile)))
     return max(fitted, math.nextafter(float(max(scores)), 2.0))
+
+
+@dataclass(frozen=True)
+class Null:
+    """How never-embedded keys score on unmarked models; the expensive part of a calibration, without any owner.
+
+    Attributes:
+        scores: per model the scores of the keys, in their order.
+        matches: counts instead of scores, alike; of a score that counts nothing, thousandths.
+        trials: of how many.
+    """
+
+    scores: list[list[float]]
+    matches: list[list[int]]
+    trials: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for the record."""
+        return asdict(self)
+
+    def spread(self) -> dict[str, float]:
+        """Return the mean score, and the standard deviations of the keys' and of the models' means."""
+        scores = np.asarray(self.scores, dtype=float)
+        return {
+            "mean": float(scores.mean()),
+            "key_sd": float(scores.mean(0).std()),
+            "model_sd": float(scores.mean(1).std()),
+        }
+
+
+def null_distribution(method: Method, keys: Sequence[Secret], models: Sequence[nn.Module], meter: Meter) -> Null:
+    """Score every key on every unmarked model."""
+    null = Null([], [], RESOLUTION)
+    trials = RESOLUTION
+    for model in models:
+        suspect = Suspect(model, method.access, method.key, meter)
+        read = [method.score(suspect, key) for key in keys]
+        trials = next((counted for _, _, counted in read if counted), trials)
+        null.scores.append([score for score, _, _ in read])
+        # Counted where the method counts: score * trials may round to below the count.
+        null.matches.append([math.floor(score * trials) if hits is None else hits for score, hits, _ in read])
+    return replace(null, trials=trials)
+
+
+def limits(family: Family, null: Null, owner: Verdict, alpha: float = STRICT_ALPHA) -> Thresholds:
+    """Return the three thresholds of one owner.
+
+    Args:
+        family: how the method's scores behave under "not marked".
+        null: the method's null distribution on the task.
+        owner: the owner's reading of an unmarked model: its chance level and the paper's threshold count.
+        alpha: false-positive rate of `strict`.
+    """
+    scores = [score for model in null.scores for score in model]
+    matches = [count for model in null.matches for count in model]
+    if family == "bits":
+        strict = strict_bits(matches, null.trials, alpha)
+    elif family == "triggers":
+        strict = strict_triggers(matches, null.trials, owner.chance, alpha)
+    else:
+        strict = strict_scores(scores, null.trials, alpha)
+    return Thresholds(paper=owner.threshold, sok=sok_threshold(matches, null.trials), strict=strict)
 
 
 def calibrate(
     method: Method, task: Task, data: Party, secret: Secret, lab: Lab, models: Sequence[nn.Module]
 ) -> Thresholds:
-    """Return the three thresholds of one method on one task.
+    """Return the three thresholds of one owner of one method on one task.
 
     Args:
         method: the scheme; its `null_keys` and `score` are used.
@@ -92,23 +156,6 @@ def calibrate(
         secret: the owner's secret, for schemes whose keys cannot be drawn without training.
         models: unmarked reference models that took no part in embedding.
     """
-    keys = method.null_keys(task, data, secret, lab)
-    scores: list[float] = []
-    matches: list[int] = []
-    trials = RESOLUTION
-    for model in models:
-        suspect = Suspect(model, method.access, method.key, lab.meter)
-        for key in keys:
-            score, hits, counted = method.score(suspect, key)
-            trials = counted or trials
-            scores.append(score)
-            # Counted where the method counts: score * trials may round to below the count.
-            matches.append(math.floor(score * trials) if hits is None else hits)
+    null = null_distribution(method, method.null_keys(task, data, secret, lab), models, lab.meter)
     owner = method.verify(Suspect(models[0], method.access, method.key), secret)
-    if method.family == "bits":
-        strict = strict_bits(matches, trials)
-    elif method.family == "triggers":
-        strict = strict_triggers(matches, trials, owner.chance)
-    else:
-        strict = strict_scores(scores, trials)
-    return Thresholds(paper=owner.threshold, sok=sok_threshold(matches, trials), strict=strict)
+    return limits(method.family, null, owner)

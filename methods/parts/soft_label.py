@@ -126,8 +126,8 @@ class SoftLabelMethod(Method):
         return None if task.references >= 2 else f"{self.key} needs 2 reference models or more, got {task.references}"
 
     def unmarked(self, task: Task) -> tuple[str, ...]:
-        """Return also `adversary`: the unmarked model that the detector learns to tell apart."""
-        return (*super().unmarked(task), "adversary")
+        """Return also the references, and `adversary`: the unmarked model that the detector learns to tell apart."""
+        return (*super().unmarked(task), *self.references(task), "adversary")
 
     def training(self, task: Task, lab: Lab) -> DetectorTraining:
         """Return a fresh detector; its initial weights come from the stream `detector`."""
@@ -154,7 +154,7 @@ class SoftLabelMethod(Method):
         secret |= committed(secret, lab.stream("secret", "salt"))
 
     def _null_roles(self, task: Task) -> tuple[list[str], str]:
-        references = [f"reference-{index}" for index in range(task.references)]
+        references = list(self.references(task))
         return references[:-1], "adversary" if self.config.negatives == "adversary" else references[-1]
 
     def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:

@@ -15,6 +15,7 @@ from orchestrator.grid import parse
 from orchestrator.plan import Plan, Stage
 from orchestrator.planner import build_plan
 from orchestrator.registry import Registry
+from results.schema import STAGES
 from tasks.errors import BadInput, MissingData
 
 REGISTRY = Registry()
@@ -44,8 +45,8 @@ def attack_keys(plan: Plan) -> set[str]:
 def test_stages_are_shared_by_cells(plan_of: Any) -> None:
     plan = plan_of(BASE)
     kinds = [stage.kind for stage in plan.stages.values()]
-    # Per seed one paired clean model and three references, shared by all methods and attacks.
-    assert (kinds.count("clean"), kinds.count("embed"), kinds.count("attack")) == (2 * 4, 3 * 2, 3 * 3 * 2)
+    # Per seed one paired clean model; three references, shared by the calibrations of both methods for all seeds.
+    assert [kinds.count(kind) for kind in STAGES] == [2 + 3, 2, 3 * 2, 3 * 3 * 2]
     assert len(plan.cells) == 3 * 3 * 2
     assert len({cell.key for cell in plan.cells}) == len(plan.cells)
 
@@ -229,3 +230,33 @@ def test_peers_are_the_block_of_seeds_whatever_else_the_grid_asks_for(
             assert len(stage.parents) == len(set(stage.parents))
     assert {s.key for s in needs_of(one, "prune")} < {s.key for s in needs_of(whole, "prune")}
     assert {cell.victim_seed for cell in one.cells} == {1}, "a peer is no cell"
+
+
+def test_a_calibration_is_shared_by_all_victims_of_a_method(plan_of: Any) -> None:
+    plan = plan_of({**BASE, "seeds": [3, 4, 5]})
+    calibrations = {s.identity["method"]["key"]: s.key for s in plan.stages.values() if s.kind == "calibrate"}
+    assert set(calibrations) == {"uchida", "adi"}, "nothing is verified of an unmarked model"
+    for stage in plan.stages.values():
+        if stage.kind == "attack" and stage.identity["method"]["key"] in calibrations:
+            assert stage.identity["calibrate"] == calibrations[stage.identity["method"]["key"]]
+    other = plan_of({**BASE, "seeds": [7]})
+    assert set(calibrations.values()) <= set(other.stages), "the same whatever the victims"
+
+
+def test_embedding_waits_for_no_calibration(plan_of: Any) -> None:
+    plan = plan_of(BASE)
+    for stage in plan.stages.values():
+        if stage.kind == "embed":
+            assert [plan.stages[parent].label.split(" | ")[0] for parent in stage.parents] == ["clean clean"]
+
+
+def test_an_attack_with_data_is_measured_by_what_the_data_give_alone(plan_of: Any) -> None:
+    attacks = ["none", "fine-tune", {"overwrite": {"split": "same"}}]
+    plan = plan_of({**BASE, "methods": ["uchida"], "attacks": attacks})
+    (none,), (tune,), (write,) = (
+        [s for s in needs_of(plan, key) if s.identity["seed"] == 0] for key in ("none", "fine-tune", "overwrite")
+    )
+    assert "scratch" not in none.identity
+    scratch = [plan.stages[stage.identity["scratch"]] for stage in (tune, write)]
+    assert [stage.identity["attacker"] for stage in scratch] == ["disjoint20", "same"]
+    assert all(stage.kind == "clean" for stage in scratch)

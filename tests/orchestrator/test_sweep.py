@@ -69,8 +69,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
 
 def test_executed_stages_are_the_unique_keys(finished: tuple[Path, Report]) -> None:
     _, report = finished
-    # 1 paired clean model + 2 references; 2 methods; clean x 3 attacks and uchida x 4 attacks.
-    assert (report.executed, report.stages, report.cached) == (3 + 2 + 7, 3 + 2 + 7, 0)
+    # 1 paired clean model, 2 references, 1 attacker's own model; 1 calibration; 2 methods; clean x 3 attacks and
+    # uchida x 4 attacks.
+    assert (report.executed, report.stages, report.cached) == (4 + 1 + 2 + 7, 4 + 1 + 2 + 7, 0)
     assert (report.cells, report.failed, report.blocked, report.not_applicable) == (8, 0, 0, 1)
 
 
@@ -106,7 +107,7 @@ def test_running_again_executes_nothing_and_changes_nothing(finished: tuple[Path
     out, _ = finished
     before = (out / "rows.parquet").read_bytes()
     report, listener = sweep(tmp_path, out)
-    assert (report.executed, report.cached) == (0, 12)
+    assert (report.executed, report.cached) == (0, 14)
     assert not listener.done
     assert (out / "rows.parquet").read_bytes() == before
 
@@ -141,7 +142,7 @@ def test_on_ray_any_workers_and_packing_give_the_same_bits(
 ) -> None:
     sweep(tmp_path, finished[0], {"attacks": GRID["attacks"]})
     report, _ = sweep(tmp_path, tmp_path / "other", executor="tune", **options)
-    assert (report.executed, report.failed) == (12, 0)
+    assert (report.executed, report.failed) == (14, 0)
     keys = set(read_rows(tmp_path / "other").cell_key)
     differences = [line for line in rows_equal(finished[0], tmp_path / "other") if any(key in line for key in keys)]
     assert differences == []
@@ -217,13 +218,13 @@ def test_run_status_table_and_plan(tmp_path: Path, capsys: pytest.CaptureFixture
     assert set(last) == {
         "executed", "cached", "failed", "blocked", "not_applicable", "cells", "stages", "wall_s",
     }  # fmt: skip
-    assert (last["executed"], last["failed"]) == (7, 0)
+    assert (last["executed"], last["failed"]) == (8, 0)
     assert main(["plan", str(path), "-o", out, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert (plan["cached"], plan["to_execute"]) == (7, 0)
+    assert (plan["cached"], plan["to_execute"]) == (8, 0)
     assert main(["status", out, "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["committed_stages"], status["cells"], status["running"]) == (7, 2, [])
+    assert (status["committed_stages"], status["cells"], status["running"]) == (8, 2, [])
     assert main(["table", out]) == 0
     table = capsys.readouterr().out
     assert "uchida" in table

@@ -1,0 +1,45 @@
+"""This process and this machine: threads, determinism, and what the figures may depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from orchestrator.bench import Context
+from orchestrator.keys import content_key
+
+
+def prepare(context: Context) -> None:
+    """Set this process's threads and determinism; cheap, so it is done before every stage."""
+    if torch.get_num_threads() != context.threads:
+        torch.set_num_threads(context.threads)
+    if context.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # `fp32` means fp32: permuted networks must agree to 1e-5
+
+
+@lru_cache(maxsize=1)
+def environment(device: str) -> dict[str, str]:
+    """Return what the figures may depend on: versions, processor, device."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+        processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": processor,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def environment_hash(facts: dict[str, str]) -> str:
+    """Return a short name of an environment."""
+    return content_key(facts)[:12]
