@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ from results.schema import CURVES_FILE, ROWS_FILE
 
 UI_PORT: Final = 5000
 _LAST: Final = None  # what `close` puts behind the last row
+_GATHER_S: Final = 1.0  # how long rows wait for company: runs are written far faster together
+
+_Queue = queue.SimpleQueue[dict[str, Any] | None]
 
 
 def local_uri(out: Path) -> str:
@@ -81,7 +85,7 @@ class Mirror:
         self._out = out
         self._uri = uri or local_uri(out)
         self._first = {"out": str(out), "uri": self._uri, "experiment": experiment}
-        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._queue: _Queue = queue.SimpleQueue()
         self._writer: subprocess.Popen[str] | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
@@ -108,7 +112,7 @@ class Mirror:
         # Whatever goes wrong in a mirror is no reason to lose a sweep, hence the widest net.
         try:
             with _start_writer() as self._writer:
-                said = _feed(self._writer, self._first, iter(self._queue.get, _LAST))
+                said = _feed(self._writer, self._first, _batches(self._queue))
             if said or self._writer.returncode:
                 self.problem = self.problem or self._advice(f"stopped: {said or 'its process died'}")
         except Exception as why:
@@ -133,12 +137,25 @@ def _start_writer() -> subprocess.Popen[str]:
     )
 
 
-def _feed(writer: subprocess.Popen[str], first: Mapping[str, Any], rows: Iterator[dict[str, Any] | None]) -> str:
+def _batches(rows: _Queue) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows that come within a moment of each other, until the last has come."""
+    ended = False
+    while not ended:
+        batch = [rows.get()]
+        until = time.monotonic() + _GATHER_S
+        with suppress(queue.Empty):
+            while batch[-1] is not _LAST:
+                batch.append(rows.get(timeout=max(until - time.monotonic(), 0)))
+        ended = batch[-1] is _LAST
+        yield [row for row in batch if row is not None]
+
+
+def _feed(writer: subprocess.Popen[str], first: Mapping[str, Any], batches: Iterator[list[dict[str, Any]]]) -> str:
     """Send all rows to the writer; return what it says at its end (nothing, if all went well)."""
     assert writer.stdin is not None
     assert writer.stdout is not None
     try:
-        for value in itertools.chain([first], rows, [_LAST]):
+        for value in itertools.chain([first], batches, [_LAST]):
             writer.stdin.write(json.dumps(value) + "\n")
             writer.stdin.flush()
         writer.stdin.close()
@@ -155,9 +172,11 @@ def _write_from(lines: Iterator[str]) -> str:
         first = json.loads(next(lines))
         out = Path(first["out"])
         writer = _open(out, first["uri"], first["experiment"])
-        for row in map(json.loads, lines):
-            if row is not _LAST:
-                writer.leaf(row)
+        for batch in map(json.loads, lines):
+            if batch is not _LAST:
+                for row in batch:
+                    writer.leaf(row)
+                writer.flush()
             elif (out / ROWS_FILE).is_file():  # without the end's mark the driver was killed: its successor goes on
                 _complete(writer, out, read_records(out))
     except Exception as why:

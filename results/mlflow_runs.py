@@ -1,4 +1,4 @@
-"""What a cell looks like as an MLflow run, and the client calls that write it: three per run, one of them a batch."""
+"""What a cell looks like as an MLflow run, and what has to be written to have it there."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ import pandas as pd
 import pyarrow as pa
 
 from results.configs import flat, label, show, varying
+from results.mlflow_bulk import NewRun, Point, inserter, log
 from results.schema import ROW
 
 CURVE_POINTS: Final = 100  # a curve is thinned to so many points; Parquet holds them all
-_BATCH: Final = 1000  # metrics that MLflow takes in one call
 _VALUE: Final = 6000  # characters of a parameter, likewise
 _PAGE: Final = 1000
 _STATUS: Final = {"ok": "FINISHED", "not_applicable": "FINISHED", "failed": "FAILED", "blocked": "KILLED"}
 
+_TOGETHER: Final = 500  # new runs that are written at once
+
 Row = Mapping[str, Any]
-Point = tuple[str, float, int, int]  # name, value, timestamp in ms, step
 
 _NUMBERS = (
     *(f.name for f in ROW if pa.types.is_float64(f.type) or pa.types.is_boolean(f.type)),
@@ -46,6 +47,8 @@ class _Run:
 
 class Writer:
     """Writes rows as runs of one experiment; every method can be repeated without effect.
+
+    New leaves are collected; `flush` writes them.
 
     Args:
         uri: MLflow's tracking address.
@@ -67,6 +70,8 @@ class Writer:
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
         _write_ahead(uri)
+        self._inserter = inserter(self._client, uri, self._experiment)
+        self._pending: dict[str, NewRun] = {}
         self._runs = self._search()
 
     def _search(self) -> dict[str, _Run]:
@@ -83,7 +88,9 @@ class Writer:
                 return runs
 
     def leaf(self, row: Row, params: Mapping[str, str] | None = None, curves: pd.DataFrame | None = None) -> bool:
-        """Write one cell below its parent; return whether its run was missing or had changed."""
+        """Write one cell below its parent, by `flush` at the latest; return whether its run was missing or outdated."""
+        if row["cell_key"] in self._pending or len(self._pending) >= _TOGETHER:
+            self.flush()
         key, digest = row["cell_key"], _digest(row)
         stamp = _milliseconds(row["ended"])
         drawn = _points(curves, stamp) if curves is not None else []
@@ -100,13 +107,23 @@ class Writer:
             **{"seed": f"{row['victim_seed']}.{row['attack_seed']}", "reason": row["reason"][:_VALUE]},
             **{"mlflow.parentRunId": self._parent(row).run_id, **extra},
         }
-        name = f"{row['method']} {row['attack']} {tags['seed']}"
-        run = self._create(name, tags, _milliseconds(row["started"]) or stamp)
-        self._runs[key] = run
-        run.params = dict(params or {})
-        self._log(run.run_id, _figures(row, stamp) + drawn, run.params, {})
-        self._client.set_terminated(run.run_id, _STATUS[row["status"]], stamp or None)
+        self._pending[key] = NewRun(
+            name=f"{row['method']} {row['attack']} {tags['seed']}",
+            status=_STATUS[row["status"]],
+            start=_milliseconds(row["started"]) or stamp or None,
+            end=stamp or None,
+            tags=tags,
+            params=dict(params or {}),
+            points=_figures(row, stamp) + drawn,
+        )
         return True
+
+    def flush(self) -> None:
+        """Write the leaves collected so far."""
+        runs = list(self._pending.values())
+        for key, run, run_id in zip(self._pending, runs, self._inserter.write(runs), strict=True):
+            self._runs[key] = _Run(run_id, dict(run.tags), dict(run.params))
+        self._pending.clear()
 
     def sweep(self, rows: Sequence[Row], curves: pd.DataFrame | None) -> int:
         """Write a whole sweep: leaves with their curves and varying parameters, then the parents' summaries."""
@@ -121,6 +138,7 @@ class Writer:
             params = {**_params(row, "method", methods), **_params(row, "attack", attacks)}
             new += self.leaf(row, params, stages.get(row["attack_key"] or ""))
             families[_family(row)].append(row)
+        self.flush()
         for family in families.values():
             self._summary(family, _params(family[0], "method", methods), attacks, stages)
         return new
@@ -152,7 +170,7 @@ class Writer:
             means += _points(stages[row["embed_key"]], stamp, f"embed.seed-{row['victim_seed']}.")
         digest = _short(json.dumps(means))
         if parent.tags.get("row") != digest:
-            self._log(parent.run_id, means, {**params}, {"row": digest})
+            log(self._client, parent.run_id, means, {**params}, {"row": digest})
             parent.tags["row"] = digest
             self._client.set_terminated(parent.run_id, "FINISHED", stamp or None)
         else:
@@ -167,25 +185,9 @@ class Writer:
         lacking = {name: value for name, value in params.items() if name not in run.params}
         stale = {name: value for name, value in tags.items() if run.tags.get(name) != value}
         if lacking or stale:
-            self._log(run.run_id, points if stale else [], lacking, stale)
+            log(self._client, run.run_id, points if stale else [], lacking, stale)
             run.params.update(lacking)
             run.tags.update(stale)
-
-    def _log(self, run_id: str, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        metrics = [Metric(name, value, stamp, step) for name, value, stamp, step in points]
-        settings = [Param(name, value) for name, value in params.items()]
-        labels = [RunTag(name, value) for name, value in tags.items()]
-        if metrics or settings or labels:
-            # The tags go last: they say that the rest is there.
-            for start in range(0, len(metrics), _BATCH):
-                last = start + _BATCH >= len(metrics)
-                self._client.log_batch(
-                    run_id, metrics[start : start + _BATCH], settings if last else [], labels if last else []
-                )
-            if not metrics:
-                self._client.log_batch(run_id, [], settings, labels)
 
 
 # --- what a run says ---------------------------------------------------------------------------------------------
