@@ -59,6 +59,7 @@ from orchestrator.store import Store
 from tasks.errors import AssayError, BadInput
 
 _REFRESH_S = 5.0  # between looks at a cluster's resources
+_STEP_S = 0.25  # seconds for which a worker goes on before it reports; Tune spends some 10 ms on a report
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OBJECT_STORE_BYTES = 100 * 2**20  # keys and paths travel, never models or data
 
@@ -86,11 +87,14 @@ class Worker(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         torch.set_num_threads(self.context.threads)
 
     def step(self) -> dict[str, Any]:
-        """Run the trial's next stage."""
-        stage = self.stages[self.position]
-        status = attempt(self.runner, stage, self.context)
-        self.position += 1
-        return {"stage": stage.key, "status": status, "done": self.position == len(self.stages)}
+        """Run the trial's next stage, and further ones while they take no time: a report costs more than they do."""
+        until = time.monotonic() + _STEP_S
+        ended: list[tuple[str, str]] = []
+        while not ended or (self.position < len(self.stages) and time.monotonic() < until):
+            stage = self.stages[self.position]
+            ended.append((stage.key, attempt(self.runner, stage, self.context)))
+            self.position += 1
+        return {"ended": ended, "done": self.position == len(self.stages)}
 
 
 def _packed(stages: tuple[Stage, ...], context: Context, runner: str) -> dict[str, Any]:
@@ -148,11 +152,11 @@ class DagSearch(SearchAlgorithm):  # type: ignore[misc]
         return made
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Book a stage as soon as it is reported."""
+        """Book stages as soon as they are reported."""
         self._report(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Book the last stage of a trial; how the trial itself ended is polled."""
+        """Book the last stages of a trial; how the trial itself ended is polled."""
         self._report(trial_id, result or {})
 
     def is_finished(self) -> bool:
@@ -163,13 +167,14 @@ class DagSearch(SearchAlgorithm):  # type: ignore[misc]
     # --- our side --------------------------------------------------------------------------------------------------
 
     def _report(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        if trial_id not in self._running or "stage" not in result:
+        if trial_id not in self._running or "ended" not in result:
             return
         trial, _ = self._running[trial_id]
-        stage = self.ledger.plan.stages[result["stage"]]
-        if self.ledger.settle(stage, result["status"]):
-            self._idle_deaths = 0
-        self._started.discard(trial_id)
+        for key, status in result["ended"]:
+            self._announce(trial)
+            if self.ledger.settle(self.ledger.plan.stages[key], status):
+                self._idle_deaths = 0
+            self._started.discard(trial_id)
         self._announce(trial)
 
     def _announce(self, trial: Trial) -> None:
@@ -195,8 +200,9 @@ class DagSearch(SearchAlgorithm):  # type: ignore[misc]
         begun = {marker["key"] for marker in self.ledger.store.running()} if died else set()
         at_work = None
         for stage in trial.stages:
-            # A worker may die, or be misunderstood, after its commit.
-            if self.ledger.settle(stage, None) or at_work is not None:
+            # A worker may die, or be misunderstood, after a commit or a failure that it did not report any more.
+            status = "failed" if self.ledger.store.failure(stage.key) else None
+            if self.ledger.settle(stage, status) or at_work is not None:
                 continue
             if not died or stage.key in begun or trial.name in self._started:
                 at_work = stage.key
