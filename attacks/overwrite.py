@@ -160,7 +160,7 @@ class Overwrite(Attack):
 
     def _schedule(self, owner: Schedule) -> Schedule:
         epochs = min(owner.epochs, MOST_EPOCHS) if self.config.epochs is None else self.config.epochs
-        schedule: Schedule = owner.but(epochs=epochs, lr=learning_rate(self.config.lr, owner), drops=())
+        schedule: Schedule = owner.steady(epochs=epochs, lr=learning_rate(self.config.lr, owner))
         return schedule
 
     def _stand_ins(self, task: Task, lab: Lab) -> Party:

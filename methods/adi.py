@@ -92,7 +92,7 @@ class Adi(Method):
         own = task.schedule
         if self.config.variant == "from_scratch":
             return own
-        continued: Schedule = own.but(epochs=self.config.epochs_pretrained, lr=own.last_lr, drops=())
+        continued: Schedule = own.steady(epochs=self.config.epochs_pretrained, lr=own.last_lr)
         return continued
 
     def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from tasks.errors import BadInput, nearest
 
@@ -23,6 +24,12 @@ class Frozen(BaseModel):
         return type(self).model_validate({**self.model_dump(), **changes})
 
 
+# How the rate moves, as long as it does not; drops are shares of the epochs, all else counts epochs.
+_STEADY: Mapping[str, Any] = {"drops": (), "drop_every": 0, "decay": 0.0, "warmup": 0.0, "anneal": "none"}
+# Fields that came later are left out of the canonical form while neutral: what was stored before them keeps its key.
+_LATER = ("drop_every", "decay", "warmup", "anneal")
+
+
 class Schedule(Frozen):
     """How a network is trained; each field changes results, so all of them are part of a stage's key."""
 
@@ -33,21 +40,50 @@ class Schedule(Frozen):
     momentum: float = Field(0.9, ge=0, lt=1)  # sgd only
     nesterov: bool = False  # sgd only
     weight_decay: float = Field(0.0, ge=0)
-    drops: tuple[float, ...] = ()  # shares of the epochs after which the rate falls, in (0, 1)
+    drops: tuple[float, ...] = ()  # shares of the epochs after which the rate falls; from 1 on for methods that go on
     drop_factor: float = Field(0.1, gt=0, le=1)
+    drop_every: int = Field(0, ge=0)  # epochs after which the rate falls by drop_factor again and again; 0: never
+    decay: float = Field(0.0, ge=0)  # the rate is divided by 1 + decay * epochs passed
+    warmup: float = Field(0.0, ge=0, lt=1)  # share of the epochs in which the rate rises, linearly from a tenth
+    anneal: Literal["none", "linear", "cosine"] = "none"  # way to 0 in what follows the warm-up
     augment: Literal["none", "crop", "crop-flip"] = "none"  # crop: random shift by at most 4 pixels
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
 
-    def lr_at(self, epoch: int) -> float:
-        """Return the learning rate of `epoch`, counted from 0."""
+    @model_serializer(mode="wrap")
+    def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k not in _LATER or v != _STEADY[k]}
+
+    def lr_at(self, epoch: int, fraction: float = 0.0) -> float:
+        """Return the learning rate of `epoch`, counted from 0, when `fraction` of it, in [0, 1), has passed.
+
+        Drops and decay take hold between epochs; warm-up and annealing move the rate from step to step.
+        """
         passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
-        return self.lr * float(self.drop_factor**passed)
+        passed += epoch // self.drop_every if self.drop_every else 0
+        return self.lr * float(self.drop_factor**passed) / (1 + self.decay * epoch) * self._shape(epoch + fraction)
+
+    def _shape(self, time: float) -> float:
+        """Return the factor of warm-up and annealing after `time` epochs."""
+        rise = self.warmup * self.epochs
+        if time < rise:
+            return 0.1 + 0.9 * time / rise
+        rest = min((time - rise) / max(self.epochs - rise, 1e-9), 1.0)
+        return {"none": 1.0, "linear": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}[self.anneal]
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the rate moves within an epoch."""
+        return self.warmup > 0 or self.anneal != "none"
 
     @property
     def last_lr(self) -> float:
-        """The learning rate of the last epoch."""
+        """The learning rate at the start of the last epoch."""
         return self.lr_at(max(self.epochs - 1, 0))
+
+    def steady(self, **changes: Any) -> Any:
+        """Return a validated copy whose rate never moves, with other fields changed (`drops` among them, if wanted)."""
+        return self.but(**{**_STEADY, **changes})
 
 
 M = TypeVar("M", bound=BaseModel)

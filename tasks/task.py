@@ -14,6 +14,7 @@ from tasks.architectures import ARCHITECTURES, Normalize, Shape, kind_of
 from tasks.data import Splits, split
 from tasks.errors import BadInput, nearest, unknown
 from tasks.schedule import Frozen, Schedule, parse, prefix
+from tasks.schedules import settings
 from tasks.sources import DATASETS, DatasetInfo, load
 from tasks.streams import global_stream
 
@@ -71,23 +72,8 @@ class Task(Frozen):
         return split(train, test, seed).to(device)
 
 
-# Profiles of the tasks, most specific last: per data set, then per `<dataset>-<model>`. `paper` holds the papers' own
-# schedules; `laptop` keeps the claims alive on two CPU cores; `smoke` only exercises the code.
-_PAPER: Mapping[str, Mapping[str, Any]] = {
-    "mnist": {"epochs": 60, "batch_size": 128, "optimizer": "sgd", "lr": 0.01, "drops": [0.5, 0.75]},
-    "mnist-mlp-1200x2": {"epochs": 500, "batch_size": 128, "optimizer": "adadelta", "lr": 0.1},  # ingrain
-    "cifar10": {
-        "epochs": 160, "batch_size": 128, "optimizer": "sgd", "lr": 0.1, "nesterov": True, "weight_decay": 5e-4,
-        "drops": [0.5, 0.75], "augment": "crop-flip",
-    },  # USP/CSP: 160 epochs, lr 0.1, x0.1 at 80 and 120
-    "digits": {"epochs": 60, "batch_size": 64, "optimizer": "sgd", "lr": 0.05, "drops": [0.5, 0.75]},
-}  # fmt: skip
-_LAPTOP: Mapping[str, Mapping[str, Any]] = {
-    "digits": {"epochs": 12, "batch_size": 64, "optimizer": "adam", "lr": 2e-3},
-    "mnist": {"epochs": 8, "batch_size": 128, "optimizer": "adam", "lr": 1e-3},
-    "cifar10": {"epochs": 12, "batch_size": 128, "optimizer": "adam", "lr": 1e-3},
-}
-_SMOKE = {"epochs": 6, "batch_size": 64, "optimizer": "adam", "lr": 2e-3}
+# Sizes by profile: `paper` is as large as the papers, `laptop` keeps the claims alive on two CPU cores, `smoke` only
+# exercises the code. Schedules by profile are in `tasks.schedules`.
 _SIZES: Mapping[str, Mapping[str, int]] = {
     "paper": {"references": 10},
     "laptop": {"references": 5},
@@ -113,6 +99,9 @@ def named_tasks() -> tuple[str, ...]:
 def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: str = "") -> Task:
     """Build a task from its key, a profile and overrides of the schedule (`epochs`, `lr`, …) or sizes (`samples`, …).
 
+    The override `paper` says whose schedule the profile `paper` takes, where several papers train the same network; it
+    is no part of the task.
+
     Raises:
         BadInput: unknown task or field, or a value out of its range; one line with the nearest match.
     """
@@ -124,19 +113,19 @@ def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: st
         raise BadInput(
             f"{prefix(where)}task {key!r}: {model} takes {kind_of(model)} inputs, {dataset} has {kind} inputs"
         )
-    allowed = {*Schedule.model_fields, *_TASK_FIELDS}
+    allowed = {*Schedule.model_fields, *_TASK_FIELDS, "paper"}
     if strange := sorted(set(overrides) - allowed):
         raise BadInput("\n".join(str(unknown("setting", name, allowed, where.rstrip(": "))) for name in strange))
-    own = {
-        "paper": {**_PAPER.get(dataset, {}), **_PAPER.get(key, {})},
-        "laptop": {**_LAPTOP.get(dataset, {}), **_LAPTOP.get(key, {})},
-        "smoke": _SMOKE,
-    }
+    given = dict(overrides)
+    try:
+        own = settings(dataset, model, profile, given.pop("paper", None))
+    except BadInput as error:
+        raise BadInput(f"{prefix(where)}{error}") from None
     base: dict[str, Any] = {
         "channels_last": model in _CHANNELS_LAST,
-        **own.get(profile, own["laptop"]),
+        **own,
         **_SIZES.get(profile, _SIZES["laptop"]),
-        **overrides,
+        **given,
     }
     sizes = {name: base.pop(name) for name in _TASK_FIELDS if name in base}
     schedule = parse(Schedule, base, where)

@@ -203,9 +203,7 @@ class _Loop:
 
     def run_epoch(self, batches: Batches) -> dict[str, float]:
         state, epoch = self.state, self.epoch
-        lr = state.schedule.lr_at(epoch)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
+        self._set_lr(lr := state.schedule.lr_at(epoch))
         training_mode(state.model)
         lonely = len(batches.labels) % batches.batch_size == 1 and _has_batch_norm(state.model)
         steps = len(batches) - int(lonely)  # batch norm cannot normalise a single sample
@@ -214,6 +212,8 @@ class _Loop:
         state.recipe.before_epoch(state.model, epoch)
         sums: Terms = {}
         for number in range(steps):
+            if state.schedule.by_step:
+                self._set_lr(state.schedule.lr_at(epoch, number / steps))
             inputs, labels, index = batches.get(number)
             if state.schedule.channels_last and inputs.dim() == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -224,6 +224,10 @@ class _Loop:
         # The only host synchronisation of the epoch.
         means = {name: float(total) / max(steps, 1) for name, total in sums.items()}
         return {"epoch": epoch + 1, "lr": lr, **means}
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = lr
 
     def choose(self, validation: Labelled, means: dict[str, float]) -> None:
         """Keep the state of the best epoch so far by validation accuracy, the earliest on ties."""

@@ -40,15 +40,15 @@ def fine_tuning(task: Task, epochs: int, lr: LearningRate, **changes: Any) -> Sc
     own = task.schedule
     recipe = {
         "epochs": epochs, "batch_size": 128, "optimizer": "sgd", "lr": learning_rate(lr, own), "momentum": 0.9,
-        "nesterov": False, "weight_decay": 5e-4, "drops": (),
+        "nesterov": False, "weight_decay": 5e-4,
     }  # fmt: skip
-    schedule: Schedule = own.but(**{**recipe, **changes})
+    schedule: Schedule = own.steady(**{**recipe, **changes})
     return schedule
 
 
 def from_scratch(task: Task, epochs: int) -> Schedule:
     """Return recipe SCR: SGD 0.1 with Nesterov, weight decay 5e-4, batch 64, ×0.2 at 33 %, 58 % and 83 % (WRT-C)."""
-    schedule: Schedule = task.schedule.but(
+    schedule: Schedule = task.schedule.steady(
         epochs=epochs, batch_size=64, optimizer="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4,
         drops=(20 / 60, 35 / 60, 50 / 60), drop_factor=0.2,
     )  # fmt: skip
