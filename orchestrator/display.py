@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cost import corrected
 from orchestrator.store import Store
 from results.schema import STAGES
 from tasks.errors import BadInput
@@ -61,6 +62,9 @@ def plan_values(plan: Plan, out: Path | None) -> dict[str, Any]:
     store = Store(out / "store") if out and (out / "store").is_dir() else None
     have = store.committed_keys() & plan.stages.keys() if store else set()
     missing = plan.missing(have)
+    measured = 0
+    if store and have:
+        plan, measured = corrected(plan, store, have)
     kinds = Counter(stage.kind for stage in plan.stages.values())
     impossible = Counter((cell.method, cell.attack, cell.task, cell.reason) for cell in plan.cells if cell.reason)
     seconds = sum(plan.stages[key].seconds for key in missing)
@@ -79,6 +83,7 @@ def plan_values(plan: Plan, out: Path | None) -> dict[str, Any]:
         "estimate": {
             "worker_seconds": round(seconds, 1),
             "longest_path_seconds": round(max((plan.critical[key] for key in missing), default=0.0), 1),
+            "measured_stages": measured,
         },
         "keys": sorted(plan.stages),
     }
@@ -95,7 +100,8 @@ def plan_text(values: Mapping[str, Any]) -> None:
     estimate = values["estimate"]
     console.print(
         f"  estimate: {duration(estimate['worker_seconds'])} of one worker, "
-        f"{duration(estimate['longest_path_seconds'])} on the longest path"
+        f"{duration(estimate['longest_path_seconds'])} on the longest path "
+        + (f"(from {estimate['measured_stages']} stages done)" if estimate["measured_stages"] else "(from operations)")
     )
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for item in values["impossible"]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from attacks.base import Attack
 from methods.base import Method
+from orchestrator import cost
 from orchestrator.configs import configured
 from orchestrator.grid import Entry, Grid
 from orchestrator.keys import SCHEMA, canonical, content_key
@@ -21,10 +18,6 @@ from orchestrator.registry import Registry
 from tasks import VERSION
 from tasks.sources import fingerprint
 from tasks.task import Task, profiles, resolve_task
-
-# Only the estimate rests on these; measured durations replace them as soon as there are some.
-_FLOPS_PER_SECOND = 4e10
-_EVALUATION_S = 0.3
 
 # Whose split and reference models calibrate a method for all owners of a task; its null keys are nobody's.
 _CALIBRATION_SEED = 0
@@ -139,7 +132,7 @@ class _Planner:
         identity = {"schema": SCHEMA, "stage": kind, "numerics": self.numerics, **identity}
         key = content_key(identity)
         if key not in self.stages:
-            seconds = _EVALUATION_S + passes * facts.flops / _FLOPS_PER_SECOND
+            seconds = cost.seconds(passes, facts.size.flops, self.device)
             self.stages[key] = Stage(key, kind, identity, parents, seconds, cheap, label, facts.resource)
         return self.stages[key]
 
@@ -210,7 +203,8 @@ class _Planner:
         if method.plugin.shares_null():
             given["calibrate"] = self._calibrate(facts, method).key
             parents.append(given["calibrate"])
-        if attack.plugin.needs_data and (split := attack.plugin.config.split) not in ("none", "ood"):
+        split, leaves_a_model = attack.plugin.config.split, attack.plugin.kind in ("removal", "ambiguity")
+        if attack.plugin.needs_data and leaves_a_model and split not in ("none", "ood"):
             given["scratch"] = self._scratch(facts, seed, split).key
             parents.append(given["scratch"])
         if others := attack.plugin.datasets(facts.task):
@@ -218,7 +212,7 @@ class _Planner:
         if roles := attack.plugin.unmarked(facts.task, method.plugin):
             given["unmarked"] = {role: self._clean(facts, seed, role).key for role in roles}
             parents += given["unmarked"].values()
-        if (count := attack.plugin.peers(facts.task)) > 1:
+        if count := attack.plugin.peers(facts.task):
             # Victims of one block of seeds are each other's peers, whatever other seeds the grid asks for.
             first = seed - seed % count
             given["peers"] = [self._embed(facts, method, peer).key for peer in range(first, first + count)]
@@ -238,32 +232,12 @@ class _TaskFacts:
         self.identity = {"task": whole, "data": data}
         whole_set = (task.info.counts or (10_000, 0))[0]
         self.owner = 0.8 * min(task.samples or whole_set, whole_set)
-        self.flops, parameters = _flops(task.dataset, task.model)
+        self.size = cost.size(task.dataset, task.model)
         if device == "cpu":
             self.resource = "cpu"
         else:
-            self.resource = "gpu.small" if parameters < 1e6 else "gpu.medium" if parameters < 2e7 else "gpu.large"
-
-
-@lru_cache(maxsize=64)
-def _flops(dataset: str, model: str) -> tuple[float, int]:
-    """Return floating point operations of one sample's forward pass, and the number of parameters."""
-    task = Task(dataset=dataset, model=model)
-    network = task.architecture(model).eval()
-    total = 0.0
-
-    def count(module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        nonlocal total
-        # Each output element is one dot product with a row of the weight. (torch's own counter takes 4 s to import.)
-        weight = module.get_parameter("weight")
-        total += 2.0 * output.numel() * weight[0].numel()
-
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        network(torch.zeros(1, *task.shape))
-    return total, sum(p.numel() for p in network.parameters())
+            many = self.size.parameters
+            self.resource = "gpu.small" if many < 1e6 else "gpu.medium" if many < 2e7 else "gpu.large"
 
 
 def _unique(tasks: Iterator[Task]) -> list[Task]:
