@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from attacks.base import Attack
+from attacks.cross_verify import CrossVerify
 from attacks.distill import Distill
+from attacks.false_claim import FalseClaim
 from attacks.fine_tune import FineTune
 from attacks.forge import Forge
 from attacks.none import NoAttack
@@ -16,7 +18,9 @@ from attacks.prune import Prune
 ATTACKS: Mapping[str, type[Attack]] = {
     cls.key: cls
     for cls in (
+        CrossVerify,
         Distill,
+        FalseClaim,
         FineTune,
         Forge,
         NoAttack,

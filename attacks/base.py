@@ -114,11 +114,11 @@ class Attack(ABC):
         return ()
 
     def peers(self, task: Task) -> int:
-        """Return how many marked models are compared with each other, the victim included; 1: the victim alone.
+        """Return how many marked models are compared with each other, the victim included; 0: none are.
 
         The evaluator reads every owner's mark from every model. The attack itself sees no peer and no secret.
         """
-        return 1
+        return 0
 
     @abstractmethod
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:

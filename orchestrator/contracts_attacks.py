@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Any
 
@@ -57,7 +58,9 @@ def _run(
     lab = bench.lab(cls.key, task, **options)
     lab.train_seed = f"attack|{cls.key}|{lab.seed}"
     victim = Victim(model, access or cls.needs, task, laptop(method, allow_weak=True), lab.meter)
-    return attack.run(victim, data, lab), lab
+    outcome = attack.run(victim, data, lab)
+    outcome.claims = list(itertools.islice(outcome.claims, 20))
+    return outcome, lab
 
 
 def _first_run(bench: Bench, cls: type[Attack]) -> tuple[Outcome, BenchLab]:
@@ -105,7 +108,7 @@ def runs_on(bench: Bench, cls: type[Attack], method: type[Method]) -> None:
 
 
 def outcome_fits_its_kind(bench: Bench, cls: type[Attack]) -> None:
-    """Removal leaves a surrogate, ambiguity a rival secret that the store can keep, detection finite figures."""
+    """The outcome has what its kind promises: surrogate, storable rival secret, finite figures, or claims or peers."""
     outcome = _first_run(bench, cls)[0]
     if cls.kind == "removal" and outcome.surrogate is None:
         raise ContractBroken("a removal attack must return Outcome(surrogate=...)")
@@ -113,6 +116,8 @@ def outcome_fits_its_kind(bench: Bench, cls: type[Attack]) -> None:
         raise ContractBroken("an ambiguity attack must return Outcome(rival=...)")
     if cls.kind == "detection" and not outcome.report:
         raise ContractBroken("a detection attack must return Outcome(report=...)")
+    if cls.kind == "verification" and not (outcome.claims or laptop(cls).peers(bench.short_task(_victim(bench, cls)))):
+        raise ContractBroken("a verification attack must return Outcome(claims=...) or declare peers()")
     for name, value in outcome.report.items():
         if not math.isfinite(value):
             raise ContractBroken(f"report[{name!r}] is {value}; give a finite number or leave it out")
@@ -180,6 +185,7 @@ def _same(one: tuple[Outcome, BenchLab], other: tuple[Outcome, BenchLab], what: 
         ("weights", weights(one[0]), weights(other[0])),
         ("rival", one[0].rival, other[0].rival),
         ("report", one[0].report, other[0].report),
+        ("claims", one[0].claims, other[0].claims),
         ("curves", one[1].curves, other[1].curves),
         ("costs", one[1].meter.as_dict(), other[1].meter.as_dict()),
     ):

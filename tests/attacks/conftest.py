@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,7 @@ class Range:
     def lab(self, plugin: str, seed: int = 7, **changes: Any) -> Lab:
         self.runs += 1
         folder = self.scratch / str(self.runs)
+        changes.setdefault("unmarked", lambda role: copy.deepcopy(self.model))
         return Lab(plugin, seed, torch.device("cpu"), folder, f"attack|{plugin}|{seed}", **changes)
 
     def victim(self, access: Access, method: Method | None = None, model: nn.Module | None = None) -> Victim:

@@ -1,0 +1,57 @@
+"""Cross-verification: read every owner's mark from every other owner's model of the same task.
+
+Paper: customised soft-label perturbation (CSP) reports identified and misidentified rates of detectors on models that
+    carry another customer's signal
+Access: nothing; the evaluator holds the keys. It is an error of the verifier that is measured, not an attacker.
+Differs from the paper: owners differ in their whole victim seed, that is in split, initial weights and key; signals
+    and bits are drawn at random, so that they agree on half of their places on average, not exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from methods.base import Method
+from tasks.data import Party, SplitMode
+from tasks.lab import Lab
+from tasks.task import Task
+
+
+class Config(AttackConfig):
+    """Settings of cross-verification."""
+
+    split: SplitMode = "none"
+    owners: int = Field(5, ge=1, le=20)  # marked models, the victim included; CSP: 3, 5, 7, 10, 13, 15, 17, 20
+
+
+class CrossVerify(Attack):
+    """Confuse owners: key i on model j, and every key on an unmarked model."""
+
+    key = "cross-verify"
+    title = "Cross-verification"
+    source = "CSP"
+    kind = "verification"
+    needs = "nothing"
+    cheap = True
+    laptop: ClassVar[dict[str, Any]] = {"owners": 3}
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why there are no keys to confuse, or None."""
+        return f"{method.key} verifies nothing, so no keys can be confused" if method.access == "nothing" else None
+
+    def unmarked(self, task: Task, method: Method) -> tuple[str, ...]:
+        """Return the victim's unmarked twin: every key is read from it too."""
+        return ("clean",)
+
+    def peers(self, task: Task) -> int:
+        """Return the number of owners."""
+        owners: int = self.config.owners
+        return owners
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Do nothing: the evaluator reads the matrix."""
+        return Outcome()

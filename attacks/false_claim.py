@@ -1,0 +1,126 @@
+"""False claims: how often does evidence verify that was never embedded in the accused model?
+
+Paper: 1,000 never-embedded watermarks on unmarked and on marked models, in Piracy Resistant Watermarks (Li et al.,
+    https://arxiv.org/abs/1910.01226); transferable evidence, in False Claims against Model Ownership Resolution
+    (Liu et al., USENIX Security 2024, https://arxiv.org/abs/2304.06607)
+Access: nothing of the accused model. The accuser draws keys as an honest owner would (`random`), or forges evidence on
+    models of its own and hopes that it transfers (`adaptive`).
+Differs from the paper: the unmarked models took no part in any calibration; claims are also read from a fine-tuned and
+    a distilled one, because processing changes chance agreement. The adaptive accuser forges by the method's own
+    strongest procedure against its models' mean logits (a single one for marks in weights), instead of one targeted
+    PGD for all; its models are trained on its own data, so they are independent of the accused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.training import FineTuning, fine_tuning
+from methods.base import Method, Secret, lab_for_key
+from methods.suspect import Suspect
+from tasks.data import Party
+from tasks.lab import Lab
+from tasks.task import Task
+from tasks.trainer import predict
+
+_AT_ONCE = 50  # keys drawn together: a thousand trigger sets would not fit in memory
+
+
+class Config(AttackConfig):
+    """Settings of false claims."""
+
+    mode: Literal["random", "adaptive"] = "random"
+    claims: int = Field(1000, ge=1)  # mode random
+    forgeries: int = Field(10, ge=1)  # mode adaptive
+    own_models: int = Field(3, ge=1)  # mode adaptive: the accuser's
+    draws: int = Field(200, ge=1)  # mode adaptive: of a search, where forging is one
+    accused: int = Field(3, ge=1)  # unmarked models, besides the marked victim
+    surrogate_epochs: int = Field(5, ge=0)  # of the fine-tuned and the distilled unmarked model; 0: neither
+
+
+class FalseClaim(Attack):
+    """Accuse the victim and unmarked models with evidence that nobody embedded."""
+
+    key = "false-claim"
+    title = "False claims"
+    source = "PIR; False Claims, USENIX Security 2024"
+    kind = "verification"
+    needs = "nothing"
+    needs_data = True
+    laptop: ClassVar[dict[str, Any]] = {"accused": 1, "own_models": 2, "forgeries": 3}
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why there is nothing to claim with, or None."""
+        if method.access == "nothing":
+            return f"{method.key} verifies nothing, so nothing can be claimed"
+        if self.config.split in ("none", "ood"):
+            return f"an accuser needs data of the task, and split mode {self.config.split!r} leaves none"
+        if self.config.mode == "random" and not method.shares_null():
+            return f"a key of {method.key} cannot be drawn without training; mode adaptive trains one"
+        return None
+
+    def unmarked(self, task: Task, method: Method) -> tuple[str, ...]:
+        """Return the accused unmarked models; they took part in no calibration."""
+        return tuple(f"null-{index}" for index in range(self.config.accused))
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return the claims, and who is accused besides the victim."""
+        accused = {f"unmarked-{i}": lab.unmarked(f"null-{i}") for i in range(self.config.accused)}
+        if self.config.surrogate_epochs:
+            accused |= self._surrogates(accused["unmarked-0"], victim.task, data, lab)
+        if self.config.mode == "random":
+            return Outcome(claims=self._drawn(victim, data, lab), suspects=accused)
+        return Outcome(claims=self._forged(victim, data, lab), suspects=accused)
+
+    def _surrogates(self, null: nn.Module, task: Task, data: Party, lab: Lab) -> dict[str, nn.Module]:
+        """Return an unmarked model's fine-tuned and distilled heirs."""
+        tuning = fine_tuning(task, self.config.surrogate_epochs, "last")
+        taught = task.schedule.but(epochs=self.config.surrogate_epochs)
+        soft = predict(null, data.train.inputs).softmax(1)
+        student = task.build(lab.train_seed, "student")
+        tuned = lab.fit(copy.deepcopy(null), data.train, FineTuning(), tuning, name="fine-tuned")
+        distilled = lab.fit(student, data.train, FineTuning(soft), taught, name="distilled")
+        return {"surrogate-0": tuned.model.eval(), "surrogate-1": distilled.model.eval()}
+
+    def _drawn(self, victim: Victim, data: Party, lab: Lab) -> Iterator[Secret]:
+        """Yield keys as the method draws them; what it asks of unmarked models is answered by an accused one."""
+        task, left = victim.task.but(calibration_keys=_AT_ONCE), self.config.claims
+        while left > 0:
+            chunk = replace(lab, plugin=f"{lab.plugin}|from-{left}", unmarked=lambda role: lab.unmarked("null-0"))
+            yield from victim.method.null_keys(task, data, {}, chunk)[:left]
+            left -= _AT_ONCE
+
+    def _forged(self, victim: Victim, data: Party, lab: Lab) -> list[Secret]:
+        """Return evidence forged on the accuser's own models."""
+        task, method = victim.task, victim.method
+        own = [
+            lab.fit(task.build(lab.train_seed, f"own-{i}"), data.train, schedule=task.schedule, name=f"own-{i}").model
+            for i in range(self.config.own_models)
+        ]
+        target = own[0] if method.access == "weights" else _MeanLogits(own)
+        claims = []
+        for index in range(self.config.forgeries):
+            alone = replace(lab_for_key(lab, index), unmarked=lambda role: copy.deepcopy(own[-1]))
+            suspect = Suspect(target, "weights", self.key, lab.meter)
+            claims.append(method.forge(suspect, task, data, alone, self.config.draws))
+        return claims
+
+
+class _MeanLogits(nn.Module):
+    """Several networks that answer as one."""
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.stack([member(inputs) for member in self.members]).mean(0)
