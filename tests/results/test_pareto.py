@@ -1,0 +1,78 @@
+"""Fronts and hypervolumes on sets made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from results.pareto import Point, cheapest_removals, equilibrium, front, hypervolume, points
+
+
+def point(main: float, score: float, *, share: float | None = 0.1, removed: float = 0.0, before: float = 0.9) -> Point:
+    return Point("prune", "{}", main, before, score, removed, share, ())
+
+
+def test_the_front_of_a_set_made_by_hand() -> None:
+    best, middle, low = point(0.90, 0.8), point(0.88, 0.5), point(0.80, 0.1)
+    beaten = [point(0.89, 0.8), point(0.87, 0.5), point(0.85, 0.6), point(0.79, 0.1), point(0.90, 0.9)]
+    assert front([*beaten, low, middle, best]) == [best, middle, low]
+
+
+def test_the_hypervolume_of_single_points() -> None:
+    assert hypervolume([point(0.90, 0.0)], 0.9) == pytest.approx(1.0)
+    assert hypervolume([point(0.95, 0.0)], 0.9) == pytest.approx(1.0), "a better surrogate is worth no more"
+    assert hypervolume([point(0.875, 0.4)], 0.9) == pytest.approx(0.5 * 0.6)
+    assert hypervolume([point(0.84, 0.0)], 0.9) == 0.0, "outside the box"
+    assert hypervolume([point(0.90, 1.0)], 0.9) == 0.0
+    assert hypervolume([], 0.9) == 0.0
+
+
+def test_two_steps_add_up() -> None:
+    # Half the width down to 0.2, and all of it down to 0.6: 1 * 0.4 + 0.5 * 0.4.
+    assert hypervolume([point(0.875, 0.2), point(0.90, 0.6)], 0.9) == pytest.approx(0.4 + 0.2)
+
+
+@given(st.lists(st.tuples(st.floats(0.8, 1.0), st.floats(0, 1)), max_size=12))
+def test_more_attacks_never_make_a_method_more_robust(pairs: list[tuple[float, float]]) -> None:
+    candidates = [point(*pair) for pair in pairs]
+    kept = front(candidates)
+    whole = hypervolume(candidates, 0.9)
+    assert whole == pytest.approx(hypervolume(kept, 0.9))
+    assert -1e-9 <= whole <= 1 + 1e-9
+    assert hypervolume(candidates[:-1], 0.9) <= whole + 1e-9
+    assert all(any(k.main >= c.main and k.score <= c.score for k in kept) for c in candidates)
+
+
+def test_the_cheapest_removal_leaves_a_useful_model() -> None:
+    cheap, dear = point(0.89, 0.6, share=0.01), point(0.89, 0.1, share=2.0)
+    useless, unknown = point(0.5, 0.0, share=0.0), point(0.89, 0.0, share=None)
+    assert cheapest_removals([dear, useless, unknown, cheap]) == [cheap, dear]
+
+
+def test_a_success_counts_by_its_accuracy_and_all_else_less_the_score() -> None:
+    failed, removed = point(0.95, 0.9), point(0.86, 0.45, removed=1.0)
+    assert equilibrium([failed, removed]) == removed
+    assert equilibrium([failed, point(0.86, 0.45, removed=0.4)]).pay_off == pytest.approx(0.41)  # type: ignore[union-attr]
+    assert equilibrium([]) is None
+
+
+def row(attack: str, seed: int, main: float, score: float, **more: Any) -> dict[str, Any]:
+    return {
+        "cell_key": f"{attack}-{seed}", "status": "ok", "outcome": "removed", "attack": attack, "attack_config": "{}",
+        "victim_seed": seed, "main_after": main, "main_before": 0.9, "cost_share": 0.5, "metrics": {"score_sok": score},
+        **more,
+    }  # fmt: skip
+
+
+def test_points_are_means_over_victims_of_cells_with_a_score() -> None:
+    rows = pd.DataFrame([
+        row("prune", 0, 0.8, 0.2), row("prune", 1, 0.9, 0.4, outcome="retained"),
+        row("distill", 0, 0.7, 0.1, status="failed"), row("none", 0, 0.9, 1.0, metrics={}),
+    ])  # fmt: skip
+    (only,) = points(rows)
+    assert (only.attack, only.removed, only.cells) == ("prune", 0.5, ("prune-0", "prune-1"))
+    assert (only.main, only.score) == (pytest.approx(0.85), pytest.approx(0.3))
