@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attacks.base import Attack
 from methods.base import Method
 from orchestrator import cost
@@ -16,6 +18,7 @@ from orchestrator.keys import SCHEMA, canonical, content_key
 from orchestrator.plan import Cell, Plan, Stage, StageKind
 from orchestrator.registry import Registry
 from tasks import VERSION
+from tasks.numerics import settle
 from tasks.sources import fingerprint
 from tasks.task import Task, profiles, resolve_task
 
@@ -68,7 +71,8 @@ class _Planner:
             {"device": device} if threads == 1 or device == "cuda" else {"device": device, "threads": threads}
         )
         base = grid.profile if grid.profile in profiles() else "laptop"
-        self.tasks = _unique(resolve_task(e.key, base, {**grid.train, **e.params}, f"{e.where}: ") for e in grid.tasks)
+        tasks = (resolve_task(e.key, base, {**grid.train, **e.params}, f"{e.where}: ") for e in grid.tasks)
+        self.tasks = _unique(t.but(schedule=settle(t.schedule, torch.device(device)).model_dump()) for t in tasks)
         self.methods = self._plugins(grid.methods, registry.methods, base)
         self.attacks = self._plugins(grid.attacks, registry.attacks, base)
         self.stages: dict[str, Stage] = {}
