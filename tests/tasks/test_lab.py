@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tasks.architectures import MLP, Normalize
+from tasks.architectures import Normalize
 from tasks.data import Labelled
 from tasks.lab import Lab
+from tasks.networks.classic import MLP
 from tasks.schedule import Schedule
 from tasks.streams import stream
 from tasks.trainer import Recipe, fit
