@@ -24,7 +24,7 @@ from tasks.data import Labelled, Splits, split
 from tasks.errors import AssayError
 from tasks.lab import Lab
 from tasks.meter import Meter
-from tasks.sources import load
+from tasks.sources import DATASETS, load
 from tasks.streams import global_stream
 from tasks.task import Task
 from tasks.trainer import predict
@@ -193,4 +193,4 @@ def _splits(
     dataset: str, sizes: tuple[int | None, int | None], data_root: str | None, seed: int, device: str
 ) -> Splits:
     train, test = load(dataset, Path(data_root) if data_root else None, *sizes)
-    return split(train, test, seed).to(torch.device(device))
+    return split(train, test, seed, DATASETS[dataset].vocabulary).to(torch.device(device))

@@ -23,6 +23,7 @@ from tasks.errors import AssayError
 
 Arrays = dict[str, npt.NDArray[Any]]
 ORDER = ("train_inputs", "train_labels", "test_inputs", "test_labels")
+GROUPS = "train_groups"  # of data sets whose samples belong together in groups
 _LAYOUT = 1  # raise it when decoding or the entry's files change
 
 
@@ -35,9 +36,9 @@ def cache_root() -> Path:
 
 
 def digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Return the SHA-256 over the four arrays' bytes, in a fixed order."""
+    """Return the SHA-256 over the arrays' bytes, in a fixed order."""
     total = hashlib.sha256()
-    for name in ORDER:
+    for name in (*ORDER, GROUPS) if GROUPS in arrays else ORDER:
         total.update(np.ascontiguousarray(arrays[name]).data)
     return total.hexdigest()
 
@@ -87,7 +88,7 @@ class Entry:
         meta = self._meta()
         try:
             # Copy-on-write, because torch refuses read-only memory; nothing reaches the file.
-            arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="c") for name in ORDER}
+            arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="c") for name in _names(self.folder)}
         except (OSError, ValueError, EOFError):
             return None
         if meta is None or digest(arrays) != meta["sha256"]:
@@ -103,8 +104,8 @@ class Entry:
         damaged = aside.with_name(f"{aside.name}.damaged")
         try:
             aside.mkdir()
-            for name in ORDER:
-                np.save(aside / f"{name}.npy", np.ascontiguousarray(arrays[name]), allow_pickle=False)
+            for name, array in arrays.items():
+                np.save(aside / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
             _write_meta(aside, digest(arrays))
             with contextlib.suppress(FileNotFoundError):
                 self.folder.rename(damaged)
@@ -116,10 +117,14 @@ class Entry:
             shutil.rmtree(damaged, ignore_errors=True)
 
 
+def _names(folder: Path) -> tuple[str, ...]:
+    return (*ORDER, GROUPS) if (folder / f"{GROUPS}.npy").exists() else ORDER
+
+
 def _stamps(folder: Path) -> dict[str, list[int]]:
     """Return size and time of change of each array's file; empty where one is missing."""
     try:
-        stats = {name: (folder / f"{name}.npy").stat() for name in ORDER}
+        stats = {name: (folder / f"{name}.npy").stat() for name in _names(folder)}
     except OSError:
         return {}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tasks.errors import BadInput
 from tasks.streams import stream
+from tasks.text import vocabulary_table
 
 SplitMode = Literal["disjoint20", "same", "fcw", "pir5k", "none"]
 
@@ -35,17 +36,20 @@ class Labelled:
     Attributes:
         inputs: uint8 images (N, C, H, W), float32 images in pixel space [0, 1], or int64 token ids (N, L).
         labels: int64 class indices (N,).
+        groups: int64 (N,), equal for samples that belong together (frames of one traffic sign) and so never come into
+            two parts of a split; None: every sample stands alone.
     """
 
     inputs: Tensor
     labels: Tensor
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Tensor | slice) -> Labelled:
         """Return the samples at `index`, in that order."""
-        return Labelled(self.inputs[index], self.labels[index])
+        return Labelled(self.inputs[index], self.labels[index], None if self.groups is None else self.groups[index])
 
     def of_class(self, label: int) -> Labelled:
         """Return the samples of one class, in their order."""
@@ -57,11 +61,12 @@ class Labelled:
 
     def to(self, device: torch.device) -> Labelled:
         """Return the same samples on `device`."""
-        return Labelled(self.inputs.to(device), self.labels.to(device))
+        groups = None if self.groups is None else self.groups.to(device)
+        return Labelled(self.inputs.to(device), self.labels.to(device), groups)
 
     @staticmethod
     def join(*parts: Labelled) -> Labelled:
-        """Concatenate parts in the order given."""
+        """Concatenate parts in the order given; of groups nothing is kept."""
         return Labelled(torch.cat([p.inputs for p in parts]), torch.cat([p.labels for p in parts]))
 
 
@@ -121,9 +126,8 @@ class Splits:
             raise BadInput(f"unknown split mode {mode!r} (allowed: disjoint20, same, fcw, pir5k, none)")
         whole = self.owner.train
         size = len(whole) if mode == "same" else min(len(whole), 5000 if len(whole) >= 20_000 else 1000)
-        index = torch.randperm(len(whole), generator=generator)[:size].to(whole.labels.device)
-        val = validation_size(size)
-        return Party(whole.take(index[val:]), whole.take(index[:val]), mode, overlaps_owner=True)
+        index = torch.randperm(len(whole), generator=generator)[:size]
+        return _held(whole, index, validation_size(size), mode, overlaps_owner=True)
 
 
 def validation_size(total: int, floor: int = 200) -> int:
@@ -131,15 +135,25 @@ def validation_size(total: int, floor: int = 200) -> int:
     return min(max(total // 10, floor), total // 4)
 
 
-def stratified(labels: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def stratified(
+    labels: Tensor, share: float, generator: torch.Generator, groups: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Split positions 0..N-1 into a part with `share` of every class and the rest, both in shuffled order.
 
     Args:
         labels: class indices (N,), on any device.
         share: in [0, 1]; each class contributes `round(share * n_class)` samples to the first part.
         generator: a CPU generator.
+        groups: group of each sample (N,), within its class. With it each class contributes whole groups, a `share` of
+            their number.
     """
     labels = labels.cpu()
+    if groups is not None:
+        names, member = torch.unique(groups.cpu(), return_inverse=True)
+        whole, _ = stratified(labels.new_zeros(len(names)).scatter(0, member, labels), share, generator)
+        taken = torch.zeros(len(names), dtype=torch.bool).index_fill(0, whole, True)[member]
+        order = torch.randperm(len(labels), generator=generator)
+        return order[taken[order]], order[~taken[order]]
     order = torch.randperm(len(labels), generator=generator)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in torch.unique(labels):
@@ -148,17 +162,49 @@ def stratified(labels: Tensor, share: float, generator: torch.Generator) -> tupl
     return order[chosen[order]], order[~chosen[order]]
 
 
-def split(train: Labelled, test: Labelled, seed: int) -> Splits:
+def _held(whole: Labelled, index: Tensor, size: int, mode: str, *, overlaps_owner: bool) -> Party:
+    """Return a party that holds the samples at `index`, the first `size` of them held out.
+
+    Of grouped samples whole groups are held out, in the order of their first members, until there are `size`.
+    """
+    place = torch.arange(len(index))
+    if whole.groups is not None:
+        _, member = torch.unique(whole.groups.cpu()[index], return_inverse=True)
+        place = torch.full_like(place, len(index)).scatter_reduce(0, member, place, "amin")[member]
+    out = place <= place.sort().values[size - 1] if size else torch.zeros(len(index), dtype=torch.bool)
+    train, held_out = (whole.take(part.to(whole.labels.device)) for part in (index[~out], index[out]))
+    return Party(train, held_out, mode, overlaps_owner)
+
+
+def split(train: Labelled, test: Labelled, seed: int, vocabulary: int = 0) -> Splits:
     """Split a training set for one victim seed: 80 % owner, 20 % attacker, stratified by class (protocol 2.1).
 
     Each party's held-out part comes out of its own share: 10 %, raised to 200 samples (owner: 500), at most 25 %.
+    Samples of one group stay together; shares then count groups.
+
+    Args:
+        train, test: the data set's parts.
+        seed: the victim seed.
+        vocabulary: of text: the vocabulary's size (`DatasetInfo.vocabulary`). It is taken from the owner's training
+            texts and encodes all parts, int64. 0: inputs stay as they are.
     """
-    theirs, ours = stratified(train.labels, 0.2, stream("split", "disjoint20", seed))
-    device = train.labels.device
+    theirs, ours = stratified(train.labels, 0.2, stream("split", "disjoint20", seed), train.groups)
+    owner = _held(train, ours, validation_size(len(ours), 500), "owner", overlaps_owner=True)
+    attacker = _held(train, theirs, validation_size(len(theirs)), "disjoint20", overlaps_owner=False)
+    splits = Splits(owner, attacker, test, seed)
+    return _in_owners_words(splits, vocabulary) if vocabulary else splits
 
-    def hold(index: Tensor, floor: int, mode: str) -> Party:
-        cut = validation_size(len(index), floor)
-        index = index.to(device)
-        return Party(train.take(index[cut:]), train.take(index[:cut]), mode, overlaps_owner=mode == "owner")
 
-    return Splits(hold(ours, 500, "owner"), hold(theirs, 200, "disjoint20"), test, seed)
+def _in_owners_words(splits: Splits, vocabulary: int) -> Splits:
+    """Return the same texts encoded by the vocabulary of the owner's training texts."""
+    owner, attacker, test = splits.owner, splits.attacker, splits.test
+    parts = (owner.train, owner.held_out, attacker.train, attacker.held_out, test)
+    size = 1 + max(int(part.inputs.max()) for part in parts if len(part))
+    table = vocabulary_table(owner.train.inputs, size, vocabulary)
+    own, own_held, other, other_held, tested = (replace(part, inputs=table[part.inputs.long()]) for part in parts)
+    return Splits(
+        replace(owner, train=own, held_out=own_held),
+        replace(attacker, train=other, held_out=other_held),
+        tested,
+        splits.seed,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,79 +11,24 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from tasks import formats
-from tasks.cache import ORDER, Arrays, Entry, digest
+from tasks.archives import layouts
+from tasks.cache import GROUPS, ORDER, Arrays, Entry, digest
 from tasks.data import Labelled, stratified
+from tasks.datasets import BUILT_IN
+from tasks.datasets import DatasetInfo as DatasetInfo
 from tasks.errors import BadInput, MissingData, unknown
+from tasks.layouts import Found, Layout
 from tasks.registry import Registry
 from tasks.streams import stream
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """Facts of a data set.
-
-    Attributes:
-        key: its key.
-        shape: of one input, (C, H, W).
-        classes: number of classes.
-        mean, std: normalisation constants per channel, in pixel space [0, 1].
-        licence: what is known of it.
-        kind: `image`.
-        counts: samples of the complete training and test part, if known.
-    """
-
-    key: str
-    shape: tuple[int, int, int]
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    licence: str
-    kind: str = "image"
-    counts: tuple[int, int] | None = None
-
 
 Loader = Callable[[Path | None], tuple[Labelled, Labelled]]
 """Returns the training and the test part, given the data root."""
 
 Finder = Callable[[Path | None], tuple[Path, ...]]
-"""Returns the files that a loader reads, given the data root; raises `MissingData`."""
+"""Returns the files (or folders of files) that a loader reads, given the data root; raises `MissingData`."""
 
-
-@dataclass(frozen=True)
-class _Layout:
-    """One way in which a data set may lie under the root."""
-
-    files: tuple[str, ...]
-    read: Callable[[list[Path]], tuple[tuple[formats.Pixels, formats.Classes], tuple[formats.Pixels, formats.Classes]]]
-
-
-def _idx(folder: str, ending: str) -> _Layout:
-    names = [
-        f"{part}-{kind}{ending}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-    ]
-    return _Layout(
-        tuple(f"{folder}/{name}" for name in names),
-        lambda paths: (formats.read_idx_pair(*paths[:2]), formats.read_idx_pair(*paths[2:])),
-    )
-
-
-def _parquet(folder: str, shape: tuple[int, int, int]) -> _Layout:
-    return _Layout(
-        (f"{folder}/train.parquet", f"{folder}/test.parquet"),
-        lambda paths: (formats.read_parquet_images(paths[0], shape), formats.read_parquet_images(paths[1], shape)),
-    )
-
-
-_CIFAR_BINARY = _Layout(
-    tuple(f"cifar-10-batches-bin/{name}.bin" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")),
-    lambda paths: (formats.read_cifar_binary(paths[:5]), formats.read_cifar_binary(paths[5:])),
-)
-# The first layout found is read.
-_LAYOUTS: Mapping[str, tuple[_Layout, ...]] = {
-    "cifar10": (_parquet("cifar10", (3, 32, 32)), _CIFAR_BINARY),
-    "mnist": (_idx("MNIST/raw", ""), _idx("MNIST/raw", ".gz"), _parquet("mnist", (1, 28, 28))),
-}
+# What torchvision downloads of these is pickled.
+_PICKLED = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "cifar5": "cifar-10-batches-py"}
 
 
 def data_root(root: Path | None = None) -> Path | None:
@@ -93,34 +38,42 @@ def data_root(root: Path | None = None) -> Path | None:
     return chosen.expanduser() if chosen else None
 
 
-def _find(dataset: str, root: Path | None) -> tuple[_Layout, tuple[Path, ...]]:
+@dataclass(frozen=True)
+class Source:
+    """A data set: its facts, its loader, and the finder of its files (None: it needs none and is not cached)."""
+
+    info: DatasetInfo
+    loader: Loader
+    finder: Finder | None = None
+
+
+def _find(info: DatasetInfo, root: Path | None) -> tuple[Layout, Found]:
     base = data_root(root)
-    fetch = f"fetch it with: assay data fetch {dataset} --data-root {base or 'DIR'}"
+    fetch = info.obtain or f"fetch it with: assay data fetch {info.key} --data-root {base or 'DIR'}"
     if base is None:
-        raise MissingData(f"{dataset}: no data root is given (--data-root or $ASSAY_DATA); {fetch}")
-    for layout in _LAYOUTS[dataset]:
-        paths = tuple(base / name for name in layout.files)
-        if all(path.is_file() for path in paths):
-            return layout, paths
-    if dataset == "cifar10" and (base / "cifar-10-batches-py").is_dir():
-        raise MissingData(f"cifar10: {base / 'cifar-10-batches-py'} is pickled, and nothing is unpickled; {fetch}")
-    wanted = " or ".join(
-        f"{layout.files[0]} …" if len(layout.files) > 1 else layout.files[0] for layout in _LAYOUTS[dataset]
-    )
-    raise MissingData(f"{dataset}: not found under {base}, looked for {wanted}; {fetch}")
+        raise MissingData(f"{info.key}: no data root is given (--data-root or $ASSAY_DATA); {fetch}")
+    known = layouts(info)
+    for layout in known:
+        if found := layout.find(base):
+            return layout, found
+    if info.key in _PICKLED and (pickled := base / _PICKLED[info.key]).is_dir():
+        raise MissingData(f"{info.key}: {pickled} is pickled, and nothing is unpickled; {fetch}")
+    wanted = " or ".join(layout.wanted for layout in known)
+    raise MissingData(f"{info.key}: not found under {base}, looked for {wanted}; {fetch}")
 
 
-def _stored(dataset: str) -> tuple[Loader, Finder]:
-    """Return loader and finder of a built-in data set that lies under the root."""
+def _stored(info: DatasetInfo) -> Source:
+    """Return the source of a built-in data set that lies under the root."""
 
     def loader(root: Path | None) -> tuple[Labelled, Labelled]:
-        layout, paths = _find(dataset, root)
-        (train_x, train_y), (test_x, test_y) = layout.read(list(paths))
-        return Labelled(torch.tensor(train_x), torch.tensor(train_y)), Labelled(
-            torch.tensor(test_x), torch.tensor(test_y)
-        )
+        layout, found = _find(info, root)
+        return layout.read(found)
 
-    return loader, lambda root: _find(dataset, root)[1]
+    def finder(root: Path | None) -> tuple[Path, ...]:
+        train, test = _find(info, root)[1]
+        return (*train, *test)
+
+    return Source(info, loader, finder)
 
 
 def _digits(_root: Path | None) -> tuple[Labelled, Labelled]:
@@ -134,35 +87,7 @@ def _digits(_root: Path | None) -> tuple[Labelled, Labelled]:
     return whole.take(train), whole.take(test)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set: its facts, its loader, and the finder of its files (None: it needs none and is not cached)."""
-
-    info: DatasetInfo
-    loader: Loader
-    finder: Finder | None = None
-
-
-_BUILT_IN = (
-    Source(
-        DatasetInfo(
-            "cifar10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), "research use",
-            counts=(50_000, 10_000),
-        ),
-        *_stored("cifar10"),
-    ),
-    Source(
-        DatasetInfo(
-            "digits", (1, 28, 28), 10, (0.3055,), (0.3251,), "CC BY 4.0 (UCI, bundled with scikit-learn)",
-            counts=(1_438, 359),
-        ),
-        _digits,
-    ),
-    Source(
-        DatasetInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,), "CC BY-SA 3.0", counts=(60_000, 10_000)),
-        *_stored("mnist"),
-    ),
-)  # fmt: skip
+_BUILT_IN = tuple(Source(info, _digits) if info.key == "digits" else _stored(info) for info in BUILT_IN)
 SOURCES: Registry[Source] = Registry("data set", {source.info.key: source for source in _BUILT_IN})
 DATASETS: Registry[DatasetInfo] = Registry("data set", {source.info.key: source.info for source in _BUILT_IN})
 
@@ -172,7 +97,8 @@ def register_dataset(info: DatasetInfo, loader: Loader, finder: Finder | None = 
 
     Args:
         info: its facts.
-        loader: returns (training part, test part); inputs uint8 (N, C, H, W) or float32 in [0, 1], labels int64.
+        loader: returns (training part, test part); labels int64; images uint8 (N, C, H, W) or float32 in [0, 1], texts
+            int32 or int64 (N, L) ids of one numbering (`tasks.text.encode`): 0 is padding, words start at 2.
         finder: the files that `loader` reads. With it, decoded arrays are cached on disk and shared by all trials.
 
     Raises:
@@ -190,7 +116,7 @@ def _source(dataset: str) -> Source:
 
 
 def decode(dataset: str, root: Path | None) -> Arrays:
-    """Return the four arrays of a data set as its loader gives them, past every cache.
+    """Return the arrays of a data set as its loader gives them, past every cache.
 
     Raises:
         MissingData: its files are not under the root.
@@ -200,16 +126,26 @@ def decode(dataset: str, root: Path | None) -> Arrays:
     train, test = source.loader(data_root(root))
     for name, part in (("training", train), ("test", test)):
         _check(source.info, name, part)
-    parts = (train.inputs, train.labels, test.inputs, test.labels)
-    return {key: tensor.contiguous().numpy() for key, tensor in zip(ORDER, parts, strict=True)}
+    return _arrays(train, test)
+
+
+def _arrays(train: Labelled, test: Labelled) -> Arrays:
+    parts = dict(zip(ORDER, (train.inputs, train.labels, test.inputs, test.labels), strict=True))
+    if train.groups is not None:
+        parts[GROUPS] = train.groups
+    return {key: tensor.contiguous().numpy() for key, tensor in parts.items()}
 
 
 def _check(info: DatasetInfo, name: str, part: Labelled) -> None:
     where = f"data set {info.key}, {name} part"
     if len(part.inputs) != len(part.labels) or not len(part):
         raise BadInput(f"{where}: {len(part.inputs)} inputs and {len(part.labels)} labels; expected as many, and some")
-    if info.kind == "image" and tuple(part.inputs.shape[1:]) != info.shape:
+    if info.kind in ("image", "text") and tuple(part.inputs.shape[1:]) != info.shape:
         raise BadInput(f"{where}: inputs of shape {tuple(part.inputs.shape[1:])}, expected {info.shape}")
+    if info.kind == "text" and (part.inputs.dtype not in (torch.int32, torch.int64) or int(part.inputs.min()) < 0):
+        raise BadInput(
+            f"{where}: {part.inputs.dtype} from {int(part.inputs.min())} on, expected int32 or int64 from 0 on"
+        )
     low, high = int(part.labels.min()), int(part.labels.max())
     if part.labels.dtype != torch.int64 or low < 0 or high >= info.classes:
         raise BadInput(
@@ -224,8 +160,9 @@ def _whole(dataset: str, root: Path | None, _entry: str) -> tuple[Labelled, Labe
         arrays = decode(dataset, root)
     else:
         arrays = Entry(dataset, source.finder(root)).open(lambda: decode(dataset, root))
-    tensors = [torch.from_numpy(arrays[name]) for name in ORDER]
-    return Labelled(*tensors[:2]), Labelled(*tensors[2:])
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    train = Labelled(tensors["train_inputs"], tensors["train_labels"], tensors.get(GROUPS))
+    return train, Labelled(tensors["test_inputs"], tensors["test_labels"])
 
 
 def _parts(dataset: str, root: Path | None) -> tuple[Labelled, Labelled]:
@@ -267,7 +204,5 @@ def fingerprint(dataset: str, root: Path | None) -> str:
     """
     source, base = _source(dataset), data_root(root)
     if source.finder is None:
-        train, test = _parts(dataset, base)
-        tensors = (train.inputs, train.labels, test.inputs, test.labels)
-        return digest({name: tensor.numpy() for name, tensor in zip(ORDER, tensors, strict=True)})
+        return digest(_arrays(*_parts(dataset, base)))
     return Entry(dataset, source.finder(base)).fingerprint(lambda: decode(dataset, base))
