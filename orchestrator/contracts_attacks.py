@@ -20,6 +20,7 @@ from orchestrator.contracts_bench import (
     NotTested,
     difference,
     laptop,
+    restrict,
     scrambled,
 )
 from tasks.checkpoint import load_tree, save_tree
@@ -57,7 +58,9 @@ def _run(
     task = bench.short_task(method)
     lab = bench.lab(cls.key, task, **options)
     lab.train_seed = f"attack|{cls.key}|{lab.seed}"
-    victim = Victim(model, access or cls.needs, task, laptop(method, allow_weak=True), lab.meter)
+    scheme = laptop(method, allow_weak=True)
+    restrict(lab, attack.unmarked(task, scheme), attack.datasets(task))
+    victim = Victim(model, access or cls.needs, task, scheme, lab.meter)
     outcome = attack.run(victim, data, lab)
     outcome.claims = list(itertools.islice(outcome.claims, 20))
     return outcome, lab
@@ -72,7 +75,7 @@ def _first_run(bench: Bench, cls: type[Attack]) -> tuple[Outcome, BenchLab]:
 
 
 def runs_or_says_why(bench: Bench, cls: type[Attack]) -> None:
-    """On every registered method the attack runs, or `supports` gives the reason; the victim stays as it was."""
+    """On every registered method the attack runs, or `supports` gives the reason; victim and data stay as they were."""
     for method in bench.registry.methods.values():
         try:
             runs_on(bench, cls, method)
@@ -85,7 +88,7 @@ def runs_on(bench: Bench, cls: type[Attack], method: type[Method]) -> None:
 
     Raises:
         NotTested: the attack does not apply to the method, for a reason.
-        ContractBroken: it fails, or touches the victim.
+        ContractBroken: it fails, or touches the victim or the data.
     """
     if reason := laptop(cls).supports(bench.short_task(method), laptop(method)):
         raise NotTested(reason)
@@ -96,15 +99,23 @@ def runs_on(bench: Bench, cls: type[Attack], method: type[Method]) -> None:
         grads: list[Any] = [[p.requires_grad, p.grad is None] for p in model.parameters()]
         return [{name: value.clone() for name, value in model.state_dict().items()}, flags, grads]
 
-    before = look()
+    data = _data(bench, cls, method)
+
+    def hold() -> list[torch.Tensor]:
+        parts = (data.train, data.held_out)
+        return [part.clone() for whole in parts for part in (whole.inputs, whole.labels)]
+
+    before, held = look(), hold()
     try:
-        _run(bench, cls, method, model=model)
+        _run(bench, cls, method, model=model, data=data)
     except ContractBroken:
         raise
     except AssayError as error:
         raise ContractBroken(f"fails on {method.key}: {error}; let supports() say why it does not apply") from None
     if moved := difference(before, look(), "the victim"):
         raise ContractBroken(f"changes the victim marked by {method.key} ({moved}); work on victim.module()")
+    if difference(held, hold()):
+        raise ContractBroken("changes the attacker's data in place, which other attacks share; work on a copy")
 
 
 def outcome_fits_its_kind(bench: Bench, cls: type[Attack]) -> None:

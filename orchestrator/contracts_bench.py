@@ -221,6 +221,23 @@ def _stand_in(key: str) -> tuple[Labelled, Labelled]:
     return part(40 * info.classes), part(10 * info.classes)
 
 
+def restrict(lab: Lab, unmarked: tuple[str, ...], datasets: tuple[str, ...] = ()) -> None:
+    """Let a lab hand out only what the plugin declares, as a sweep does."""
+    give_model, give_data = lab.unmarked, lab.other
+
+    def model(role: str) -> nn.Module:
+        if role not in unmarked:
+            raise ContractBroken(f"takes the unmarked model {role!r}; name it in unmarked(), which has {unmarked}")
+        return give_model(role)
+
+    def data(key: str) -> tuple[Labelled, Labelled]:
+        if key not in datasets:
+            raise ContractBroken(f"takes the data set {key!r}; name it in datasets(), which has {datasets}")
+        return give_data(key)
+
+    lab.unmarked, lab.other = model, data
+
+
 class Bench:
     """Tasks, unmarked models and marked models, each made once; a context manager, whose end removes its folder.
 
@@ -289,6 +306,7 @@ class Bench:
         """Embed by a method's laptop settings; a mark that misses the gate is kept. Not cached."""
         method: Method = laptop(cls, allow_weak=options.pop("allow_weak", True))
         lab = self.lab(cls.key, task, **options)
+        restrict(lab, method.unmarked(task))
         return method.embed(task, self.splits(task).owner, lab), lab
 
     def task(self, cls: type[Method]) -> Task:

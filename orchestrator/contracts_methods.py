@@ -65,6 +65,21 @@ def _null_keys(bench: Bench, cls: type[Method]) -> Sequence[Secret]:
     return bench.once(("null keys", cls), draw)
 
 
+def null_keys_are_nobodys(bench: Bench, cls: type[Method]) -> None:
+    """Never-embedded keys are drawn without any owner's secret, and no two are alike."""
+    if not cls.shares_null():
+        raise NotTested("calibrates for each owner by thresholds() of its own")
+    task = bench.short_task(cls)
+    keys = laptop(cls).null_keys(task, bench.splits(task).owner, {}, bench.lab(cls.key, task))
+    if len(keys) < 2 or not all(keys):
+        raise ContractBroken(
+            f"null_keys() without an owner's secret offers {len(keys)} keys, {sum(not key for key in keys)} of them "
+            "empty; a scheme whose keys cannot be drawn without training overrides thresholds()"
+        )
+    if any(difference(keys[0], key) is None for key in keys[1:]):
+        raise ContractBroken("null_keys() offers a key twice; draw each with a lab of lab_for_key(lab, index)")
+
+
 def marked_model_is_detected(bench: Bench, cls: type[Method]) -> None:
     """The owner's secret verifies in the owner's own marked model, with p <= 1e-3 (the `strict` rule's level)."""
     _verifies_something(cls)
@@ -340,6 +355,7 @@ def _told(verdict: Verdict) -> str:
 
 
 METHOD_CHECKS = (
+    null_keys_are_nobodys,
     marked_model_is_detected,
     unmarked_model_is_not_detected,
     wrong_secret_is_not_detected,

@@ -106,10 +106,24 @@ METHOD_FAULTS = [
     ("declared_access_suffices", '"weights", "bits"', '"logits", "bits"'),
     ("declared_access_suffices", 'suspect.weights().get(secret["layer"])', 'torch.ones(secret["shape"])'),
     ("foreign_models_are_judged", 'weight is None or list(weight.shape) != secret["shape"]', "False"),
+    (
+        "null_keys_are_nobodys",
+        DRAW,
+        "    def null_keys(self, task, data, secret, lab):\n        return [secret]\n\n" + DRAW,
+    ),
+    ("null_keys_are_nobodys", 'lab.stream("secret")', "torch.Generator().manual_seed(7)"),
+    ("embedding_is_deterministic", DRAW, DRAW + "        lab.unmarked('reference-0')\n"),
     ("weak_mark_is_refused", "    access, family", "    gate = 0.0\n    access, family"),
 ]
 ATTACK_FAULTS = [
     ("runs_or_says_why", "victim.module()", "victim._Oracle__model"),
+    (
+        "runs_or_says_why",
+        "        with torch.no_grad():\n",
+        "        data.train.labels[:3] = 0\n        with torch.no_grad():\n",
+    ),
+    ("runs_or_says_why", "model, draws = victim.module(), ", "lab.unmarked('clean'); model, draws = victim.module(), "),
+    ("runs_or_says_why", "model, draws = victim.module(), ", "lab.other('digits'); model, draws = victim.module(), "),
     ("outcome_fits_its_kind", "return Outcome(model)", "return Outcome()"),
     ("surrogate_is_sound", "self.config.noise_std * torch", "float('nan') * torch"),
     ("surrogate_is_sound", "return Outcome(model)", "return Outcome(torch.nn.Sequential(model))"),
