@@ -7,25 +7,33 @@ from collections.abc import Mapping
 from attacks.base import Attack
 from attacks.cross_verify import CrossVerify
 from attacks.distill import Distill
+from attacks.expand import Expand
 from attacks.false_claim import FalseClaim
 from attacks.fine_tune import FineTune
 from attacks.forge import Forge
+from attacks.neuron_prune import NeuronPrune
 from attacks.none import NoAttack
 from attacks.overwrite import Overwrite
 from attacks.permute import Permute
 from attacks.prune import Prune
+from attacks.round import Round
+from attacks.scale import Scale
 
 ATTACKS: Mapping[str, type[Attack]] = {
     cls.key: cls
     for cls in (
         CrossVerify,
         Distill,
+        Expand,
         FalseClaim,
         FineTune,
         Forge,
+        NeuronPrune,
         NoAttack,
         Overwrite,
         Permute,
         Prune,
+        Round,
+        Scale,
     )
 }  # fmt: skip

@@ -47,6 +47,8 @@ class Outcome:
 
     Attributes:
         surrogate: the attacker's model; None if the victim itself stays in use.
+        restored: with `structure="changed"`, the surrogate in the victim's architecture again (factors multiplied out),
+            from which an owner who reads weights reads them; None if it cannot be.
         rival: forged evidence in the same form as the owner's secret; judged by the same verifier.
         claims: evidence that was never embedded, maybe drawn one by one; the evaluator reads each on the victim and on
             `suspects`.
@@ -57,6 +59,7 @@ class Outcome:
     """
 
     surrogate: nn.Module | None = None
+    restored: nn.Module | None = None
     rival: Secret | None = None
     claims: Iterable[Secret] = ()
     suspects: dict[str, nn.Module] = field(default_factory=dict)

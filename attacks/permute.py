@@ -17,11 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.channels import Group, permute
+from attacks.parts.channels import no_carrier, permute, targeted
 from attacks.parts.graph import channel_groups
 from methods.base import Method
 from tasks.data import Party
-from tasks.errors import UnsupportedModel
 from tasks.lab import Lab
 from tasks.task import Task
 
@@ -66,9 +65,7 @@ class Permute(Attack):
 
     def supports(self, task: Task, method: Method) -> str | None:
         """Return why there is no layer to permute, or None."""
-        if self.config.targets == "carrier" and not method.carrier_layers(task):
-            return f"{method.key} names no carrier layer; its mark is not read by position"
-        return None
+        return no_carrier(self.config.targets, task, method)
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
         """Return the permuted copy.
@@ -78,8 +75,8 @@ class Permute(Attack):
         """
         model = victim.module()
         notes: list[str] = []
-        groups = self._chosen(channel_groups(model), victim)
-        for group in groups:
+        groups = channel_groups(model)
+        for group in targeted(groups, self.config.targets, victim.task, victim.method, "permute"):
             if self.config.n_nodes != "all" and group.channels < self.config.n_nodes:
                 notes.append(
                     f"{group.name}: {group.channels} channels, fewer than {self.config.n_nodes}; left as it is"
@@ -87,15 +84,3 @@ class Permute(Attack):
                 continue
             permute(model, group, draw_order(group.channels, self.config.n_nodes, lab.stream("select", group.name)))
         return Outcome(model, notes=notes)
-
-    def _chosen(self, groups: list[Group], victim: Victim) -> list[Group]:
-        targets = self.config.targets
-        if targets == "all":
-            chosen = groups
-        else:
-            carrier = victim.method.carrier_layers(victim.task) if targets == "carrier" else targets.split("+")
-            chosen = [group for group in groups if {*carrier} & {member.module for member in group.members}]
-        if not chosen:
-            found = ", ".join(group.name for group in groups) or "none"
-            raise UnsupportedModel(f"targets: nothing to permute at {targets!r} (groups led by: {found})")
-        return chosen

@@ -69,7 +69,9 @@ class Judge:
         answers = self.bench.answers(self.key)
         predicted = predict(left, test.inputs).argmax(1) if outcome.surrogate else answers
         main = float((predicted == test.labels).float().mean())
-        judged = self.verdict(left, self.owner.secret)
+        # An owner who reads weights multiplies factors out first; `verdict_as_left` is the reading without that.
+        restored = outcome.restored if self.method.access == "weights" else None
+        judged = self.verdict(left if restored is None else restored.to(self.bench.device).eval(), self.owner.secret)
         result: dict[str, Any] = {
             "main": main,
             "verdict": judged,
@@ -81,6 +83,8 @@ class Judge:
             "agreement": float((predicted == answers).float().mean()),
             "data_share": len(data.train) / len(self.bench.splits.owner.train),
         }
+        if restored is not None:
+            result["verdict_as_left"] = self.verdict(left, self.owner.secret)
         if outcome.surrogate is not None:
             result["parameters_share"] = _size(left) / _size(victim)
             if len(data.held_out):
