@@ -27,7 +27,7 @@ class Frozen(BaseModel):
 # How the rate moves, as long as it does not; drops are shares of the epochs, all else counts epochs.
 _STEADY: Mapping[str, Any] = {"drops": (), "drop_every": 0, "decay": 0.0, "warmup": 0.0, "anneal": "none"}
 # Fields that came later are left out of the canonical form while neutral: what was stored before them keeps its key.
-_LATER = ("drop_every", "decay", "warmup", "anneal")
+_LATER = {**{key: _STEADY[key] for key in ("drop_every", "decay", "warmup", "anneal")}, "compile": False}
 
 
 class Schedule(Frozen):
@@ -47,12 +47,13 @@ class Schedule(Frozen):
     warmup: float = Field(0.0, ge=0, lt=1)  # share of the epochs in which the rate rises, linearly from a tenth
     anneal: Literal["none", "linear", "cosine"] = "none"  # way to 0 in what follows the warm-up
     augment: Literal["none", "crop", "crop-flip"] = "none"  # crop: random shift by at most 4 pixels
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # bf16: autocast; auto: bf16 where the device has units for it
     channels_last: bool = False
+    compile: bool = False  # torch.compile: pays off in long trainings
 
     @model_serializer(mode="wrap")
     def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in handler(self).items() if k not in _LATER or v != _STEADY[k]}
+        return {k: v for k, v in handler(self).items() if k not in _LATER or v != _LATER[k]}
 
     def lr_at(self, epoch: int, fraction: float = 0.0) -> float:
         """Return the learning rate of `epoch`, counted from 0, when `fraction` of it, in [0, 1), has passed.

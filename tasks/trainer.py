@@ -25,6 +25,7 @@ from tasks.augment import Batches
 from tasks.checkpoint import load_tree, save_tree
 from tasks.data import Labelled, in_chunks, to_model_input
 from tasks.meter import Meter
+from tasks.numerics import settle
 from tasks.recipe import Batch, Recipe, State, Terms
 from tasks.schedule import Schedule
 from tasks.streams import seed_global
@@ -271,6 +272,7 @@ def fit(
         ValueError: the recipe gives the optimiser parameters that are not the model's.
     """
     device = data.labels.device
+    schedule = settle(schedule, device)
     model = recipe.prepare_model(model).to(device)
     if schedule.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -279,6 +281,8 @@ def fit(
         raise ValueError(f"{type(recipe).__name__}.parameters: {foreign} parameters are not the model's")
     state = State(model, build_optimizer(owned, schedule), recipe, schedule, device)
     loop = _Loop(state, resume, Meter(), seed)
+    if schedule.compile:
+        model.compile()  # in place: parameters keep their names
     judged = validation if validation is not None and len(validation) else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         loop.restore()
@@ -299,6 +303,7 @@ def fit(
         model.load_state_dict(loop.best)
     else:
         result.chosen_epoch = loop.epoch
+    model._compiled_call_impl = None  # what follows, such as verification, is too short for compiling
     if schedule.channels_last:
         model = model.to(memory_format=torch.contiguous_format)
     # The last step's loss may be finite and its update not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.architectures import MLP, MiniCNN, Normalize
+from tasks.architectures import Normalize
 from tasks.checkpoint import load_tree
 from tasks.data import Labelled
 from tasks.meter import Meter
+from tasks.networks.classic import MLP, MiniCNN
+from tasks.numerics import has_fast_bf16, settle
 from tasks.schedule import Schedule
 from tasks.trainer import Batch, Recipe, Rolling, State, Trained, evaluate, fit, predict, training_mode
 
@@ -435,3 +438,29 @@ def test_meter_counts_gradients_apart() -> None:
             model(inputs[:2])
     model(inputs)
     assert (meter.forward_samples, meter.backward_samples, meter.work) == (8, 6, 20)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiling_changes_rounding_alone_and_leaves_a_plain_network() -> None:
+    plain, compiled = (
+        fit(network("mlp"), samples(), Recipe(), Schedule(epochs=2, batch_size=35, compile=flag), seed="s")
+        for flag in (False, True)
+    )
+    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
+    for one, other in zip(plain.history, compiled.history, strict=True):
+        assert other["task"] == pytest.approx(one["task"], rel=1e-3)
+    assert compiled.model._compiled_call_impl is None
+
+
+def test_automatic_precision_is_that_of_the_device_and_never_part_of_a_key() -> None:
+    device = torch.device("cpu")
+    chosen = settle(Schedule(precision="auto"), device)
+    assert chosen.precision == ("bf16" if has_fast_bf16(device) else "fp32")
+    assert settle(Schedule(precision="fp32"), device).precision == "fp32"
+    automatic, named = (
+        fit(network(), samples(), Recipe(), Schedule(epochs=1, precision=p), seed="s").model
+        for p in ("auto", chosen.precision)
+    )
+    assert_same(automatic, named)
