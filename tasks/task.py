@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tasks.architectures import ARCHITECTURES, Normalize, Shape, kind_of
+from tasks.architectures import ARCHITECTURES, Normalize, kind_of
 from tasks.data import Splits, split
-from tasks.errors import BadInput, nearest, unknown
+from tasks.errors import BadInput, UnsupportedModel, nearest, unknown
 from tasks.schedule import Frozen, Schedule, parse, prefix
 from tasks.schedules import settings
 from tasks.sources import DATASETS, DatasetInfo, load
@@ -41,8 +41,8 @@ class Task(Frozen):
         return DATASETS[self.dataset]
 
     @property
-    def shape(self) -> Shape:
-        """Input shape (C, H, W)."""
+    def shape(self) -> tuple[int, ...]:
+        """Input shape: (C, H, W) of images, (L,) of texts."""
         return self.info.shape
 
     @property
@@ -59,8 +59,11 @@ class Task(Frozen):
         """Return an untrained network of any architecture for this task's data (e.g. a student's)."""
         if model not in ARCHITECTURES:
             raise unknown("architecture", model, ARCHITECTURES)
-        normalize = Normalize(self.info.mean, self.info.std)
-        return ARCHITECTURES[model](self.shape, self.classes, normalize)
+        info = self.info
+        if info.kind != kind_of(model):
+            raise UnsupportedModel(f"{model} takes {kind_of(model)} inputs, {info.key} has {info.kind} inputs")
+        third = info.vocabulary if info.kind == "text" else Normalize(info.mean, info.std)
+        return ARCHITECTURES[model](self.shape, self.classes, third)
 
     def data(self, root: Path | None, seed: int, device: torch.device) -> Splits:
         """Return the splits of one victim seed, on `device`.
@@ -69,7 +72,7 @@ class Task(Frozen):
             MissingData: the data set is not under `root`; the message names the command that fetches it.
         """
         train, test = load(self.dataset, root, self.samples, self.test_samples)
-        return split(train, test, seed).to(device)
+        return split(train, test, seed, self.info.vocabulary).to(device)
 
 
 # Sizes by profile: `paper` is as large as the papers, `laptop` keeps the claims alive on two CPU cores, `smoke` only

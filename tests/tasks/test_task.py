@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 import torch
 from pydantic import Field
 
-from tasks.errors import BadInput
+from tasks.errors import BadInput, UnsupportedModel
 from tasks.schedule import Frozen, Schedule, parse
 from tasks.task import Task, named_tasks, profiles, resolve_task
 
 
-@pytest.mark.parametrize("key", named_tasks())
-@pytest.mark.parametrize("profile", profiles())
-def test_every_task_resolves_under_every_profile(key: str, profile: str) -> None:
-    task = resolve_task(key, profile, {})
-    assert task.key == key
-    assert task.references == {"paper": 10, "laptop": 5, "smoke": 3}[profile]
-    assert Task.model_validate_json(task.model_dump_json()) == task
+@pytest.mark.parametrize(("profile", "references"), [("paper", 10), ("laptop", 5), ("smoke", 3)])
+def test_every_task_resolves_under_every_profile(profile: str, references: int) -> None:
+    assert profile in profiles()
+    for key in named_tasks():
+        task = resolve_task(key, profile, {})
+        assert (task.key, task.references) == (key, references)
+        assert Task.model_validate_json(task.model_dump_json()) == task
 
 
 def test_profiles_go_from_general_to_particular() -> None:
@@ -113,6 +114,29 @@ def test_building_is_a_function_of_its_names() -> None:
     assert not one.training
     with pytest.raises(BadInput, match="did you mean 'lenet5'"):
         task.architecture("lenet")
+
+
+def test_text_networks_get_the_vocabulary_and_image_networks_the_constants() -> None:
+    text = resolve_task("trec-textcnn", "laptop", {})
+    assert text.shape == (40,)
+    assert text.build("a").get_parameter("embedding.weight").shape[0] == text.info.vocabulary
+    image = resolve_task("cifar10-lenet5", "laptop", {})
+    assert image.build("a").get_buffer("normalize.mean").flatten().tolist() == pytest.approx(image.info.mean)
+    with pytest.raises(UnsupportedModel, match="lenet5 takes image inputs, trec has text inputs"):
+        text.architecture("lenet5")
+    with pytest.raises(BadInput, match="textcnn takes text inputs, mnist has image inputs"):
+        resolve_task("mnist-textcnn", "laptop", {})
+
+
+@pytest.mark.skipif("ASSAY_DATA" not in os.environ, reason="needs TREC under $ASSAY_DATA")
+def test_texts_are_in_the_owners_words() -> None:
+    task = resolve_task("trec-textcnn", "laptop", {})
+    splits = task.data(None, 0, torch.device("cpu"))
+    for part in (splits.owner.train, splits.attacker.train, splits.test):
+        assert part.inputs.dtype == torch.int64
+        assert int(part.inputs.max()) < task.info.vocabulary
+    unknown_words = [(part.inputs == 1).float().mean() for part in (splits.owner.train, splits.attacker.train)]
+    assert unknown_words[0] == 0 < unknown_words[1]
 
 
 def test_data_have_the_sizes_of_the_profile() -> None:
