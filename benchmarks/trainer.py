@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
 from tasks.data import Labelled
@@ -69,9 +69,12 @@ def with_fit(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
 def with_loader(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
     """One epoch of a plain DataLoader loop, with the optimiser as PyTorch builds it by default."""
     optimizer = torch.optim.Adam(model.parameters(), schedule.lr, weight_decay=schedule.weight_decay)
-    # Such loops normalise in the transforms, so their network must not do it again.
-    normalize, model.normalize = model.get_submodule("normalize"), nn.Identity()
-    loader = DataLoader(Images(data, schedule.augment, normalize), schedule.batch_size, shuffle=True)
+    dataset: Dataset[tuple[torch.Tensor, ...]] = TensorDataset(data.inputs, data.labels)
+    if data.inputs.dim() == 4:
+        # Such loops normalise in the transforms, so their network must not do it again.
+        normalize, model.normalize = model.get_submodule("normalize"), nn.Identity()
+        dataset = Images(data, schedule.augment, normalize)
+    loader = DataLoader(dataset, schedule.batch_size, shuffle=True)
     model.train()
     for images, labels in loader:
         optimizer.zero_grad()
