@@ -1,4 +1,4 @@
-"""How fast `tasks.trainer.fit` trains each architecture: against a DataLoader loop and the processor's peak, and in bf16.
+"""How fast `tasks.trainer.fit` trains each architecture: against a DataLoader loop and the peak, and in bf16.
 
     python benchmarks/architectures.py [KEY ...] [--batch 32] [--steps 3] [--repetitions 3] [--device cpu] [--json]
 
