@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from methods.base import Method
 from orchestrator.registry import Plugin, Registry
+from results.configs import natural
 from tasks.architectures import ARCHITECTURES
-from tasks.errors import AssayError
+from tasks.errors import AssayError, UnsupportedModel
 from tasks.sources import DATASETS
-from tasks.task import named_tasks, resolve_task
+from tasks.task import Task, named_tasks, resolve_task
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -53,23 +58,71 @@ def list_attacks(registry: Registry) -> list[dict[str, Any]]:
 
 
 def list_tasks() -> list[dict[str, Any]]:
-    """Return one object per task: key, data set, architecture, input shape, classes, licence of the data."""
+    """Return one object per task, those of the papers first.
+
+    `tables` names the papers' tables that print numbers for it, and `roles` as what: `victim`, `student` of a distilled
+    or extracted victim on the same data, `target` of a victim's transfer to these data. `published` says whether there
+    are any. Besides: key, title, data set, architecture, kind and shape of an input, classes, licence of the data.
+    """
+    published = published_tasks()
+    alike = {info.shape: key for key, info in DATASETS.items()}  # whether a network fits depends on the shape alone
     rows: list[dict[str, Any]] = []
     for key in named_tasks():
         dataset = next(d for d in sorted(DATASETS, key=len, reverse=True) if key.startswith(f"{d}-"))
-        info = DATASETS[dataset]
+        info, model, roles = DATASETS[dataset], key[len(dataset) + 1 :], published.get(key, {})
+        if not _fits(alike[info.shape], model):
+            continue
         rows.append(
             {
                 "key": key,
-                "title": f"{key[len(dataset) + 1 :]} on {dataset}",
+                "title": f"{model} on {dataset}",
                 "dataset": dataset,
-                "model": key[len(dataset) + 1 :],
+                "model": model,
+                "kind": info.kind,
                 "shape": list(info.shape),
                 "classes": info.classes,
+                "published": bool(roles),
+                "tables": sorted({table for tables in roles.values() for table in tables}, key=natural),
+                "roles": roles,
                 "licence": info.licence,
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: not row["published"])
+
+
+@cache
+def _fits(dataset: str, model: str) -> bool:
+    """Return whether an architecture can be built for a data set's inputs."""
+    try:
+        with torch.device("meta"):  # shapes alone: no weights are drawn
+            Task(dataset=dataset, model=model).architecture(model)
+    except UnsupportedModel:
+        return False
+    return True
+
+
+@cache
+def published_tasks() -> dict[str, dict[str, list[str]]]:
+    """Return the tasks that the papers print numbers for: key -> role -> tables, `<paper>/<number>`."""
+    from results.papers import PAPERS, load  # pandas takes a second, and every command reads this module
+
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for paper in PAPERS:
+        for row in load(paper).itertuples():
+            table = f"{paper}/{row.table}"
+            found[f"{row.dataset}-{row.model}"]["victim"].add(table)
+            attack: dict[str, Any] = row.attack_params  # type: ignore[assignment]
+            if "student" in attack:
+                found[f"{row.dataset}-{attack['student']}"]["student"].add(table)
+            if "target" in attack:
+                found[f"{attack['target']}-{row.model}"]["target"].add(table)
+    return {key: {role: sorted(tables, key=natural) for role, tables in roles.items()} for key, roles in found.items()}
+
+
+def data_uses(dataset: str) -> list[str]:
+    """Return the papers' tables with numbers for tasks on a data set, `<paper>/<number>`."""
+    roles = (entry for key, entry in published_tasks().items() if key.startswith(f"{dataset}-"))
+    return sorted({table for entry in roles for tables in entry.values() for table in tables}, key=natural)
 
 
 def list_grids() -> list[dict[str, Any]]:
@@ -119,7 +172,8 @@ def _refused(cls: type[Method]) -> dict[str, str]:
     """Return the architectures that a method refuses, each with its reason, judged on one data set of each kind."""
     reasons: dict[str, str] = {}
     method = cls(cls.Config.model_validate(cls.laptop))
-    shown = {info.kind: info.key for info in DATASETS.values()}
+    # Every image network takes CIFAR-10's 32x32 pixels.
+    shown = {**{info.kind: info.key for info in DATASETS.values()}, "image": "cifar10"}
     for dataset in shown.values():
         for model in ARCHITECTURES:
             if f"{dataset}-{model}" not in named_tasks():

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "methods": ("key", "title", "access", "not_for"),
     "attacks": ("key", "title", "kind", "access"),
-    "tasks": ("key", "shape", "classes", "licence"),
+    "tasks": ("key", "shape", "classes", "tables"),
     "grids": ("key", "title"),
-    "data": ("key", "present", "ok", "where", "train", "test", "licence", "problem", "problems"),
 }
 
 
@@ -40,6 +39,35 @@ def listing(what: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     console.print(table)
+
+
+def data_text(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print which data sets are here, of what size, under which licence, and what uses them."""
+    for row in rows:
+        samples = f"{row['train']:,} + {row['test']:,}" if row["train"] else "?"
+        size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else ""
+        state = "here" if row["present"] else "absent"
+        _plain(f"{row['key']:<17} {state:<6} {samples:>16} samples {size:>8}  {row['where']}".rstrip())
+        papers = Counter(table.partition("/")[0] for table in row["tables"])
+        tables = "".join(f", {count} tables of {paper}" for paper, count in sorted(papers.items()))
+        _plain(f"    used by {len(row['tasks'])} tasks{tables}; licence: {row['licence']}")
+        if row["problem"]:
+            _plain(f"    {row['problem']}")
+
+
+def verified_text(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print which data sets are what they should be."""
+    for row in rows:
+        samples = f"{row['train']:,} + {row['test']:,} samples" if row["train"] else "not read"
+        _plain(
+            f"{row['key']:<17} {'ok' if row['ok'] else 'FAULTY':<6} {samples:>24}, {row['checksums']} checksums compared"
+        )
+        for text in (*row["problems"], *row["notes"]):
+            _plain(f"    {text}")
+
+
+def _plain(text: str) -> None:
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
