@@ -105,8 +105,9 @@ class Bench:
     @property
     def splits(self) -> Splits:
         """The data of the stage's victim seed, on the device."""
-        sizes = (self.task.samples, self.task.test_samples)
-        return _splits(self.task.dataset, sizes, self.context.data_root, self.identity["seed"], self.context.device)
+        task = self.task
+        source = (task.dataset, task.samples, task.test_samples, task.attacker_share)
+        return _splits(source, self.context.data_root, self.identity["seed"], self.context.device)
 
     def method(self) -> Method:
         """The stage's method with its configuration, no secret."""
@@ -189,8 +190,7 @@ def _other(key: str, data_root: str | None, device: str) -> tuple[Labelled, Labe
 
 
 @lru_cache(maxsize=4)
-def _splits(
-    dataset: str, sizes: tuple[int | None, int | None], data_root: str | None, seed: int, device: str
-) -> Splits:
-    train, test = load(dataset, Path(data_root) if data_root else None, *sizes)
-    return split(train, test, seed, DATASETS[dataset].vocabulary).to(torch.device(device))
+def _splits(source: tuple[str, int | None, int | None, float], data_root: str | None, seed: int, device: str) -> Splits:
+    dataset, samples, test_samples, share = source
+    train, test = load(dataset, Path(data_root) if data_root else None, samples, test_samples)
+    return split(train, test, seed, DATASETS[dataset].vocabulary, share).to(torch.device(device))

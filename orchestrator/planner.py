@@ -18,6 +18,7 @@ from orchestrator.keys import SCHEMA, canonical, content_key
 from orchestrator.plan import Cell, Plan, Stage, StageKind
 from orchestrator.registry import Registry
 from tasks import VERSION
+from tasks.data import lacks
 from tasks.numerics import settle
 from tasks.sources import fingerprint
 from tasks.task import Task, profiles, resolve_task
@@ -96,7 +97,7 @@ class _Planner:
             facts = _TaskFacts(task, fingerprint(task.dataset, self.data_root), self.device)
             for method in self.methods:
                 unfit = method.plugin.supports(task)
-                pairs = [(attack, unfit or attack.plugin.supports(task, method.plugin)) for attack in self.attacks]
+                pairs = [(attack, unfit or _unfit(attack, method, task)) for attack in self.attacks]
                 for seed in self.grid.seeds:
                     yield from self._row_of_cells(facts, method, pairs, seed)
 
@@ -222,6 +223,14 @@ class _Planner:
             given["peers"] = [self._embed(facts, method, peer).key for peer in range(first, first + count)]
             parents += given["peers"]
         return given, parents
+
+
+def _unfit(attack: _Plugin, method: _Plugin, task: Task) -> str | None:
+    """Return why an attack does not apply, be it for lack of the data that its split mode promises."""
+    if attack.plugin.needs_data and (why := lacks(attack.plugin.config.split, task.attacker_share)):
+        return why
+    reason: str | None = attack.plugin.supports(task, method.plugin)
+    return reason
 
 
 class _TaskFacts:

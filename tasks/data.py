@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from tasks.errors import BadInput
 from tasks.streams import stream
 from tasks.text import vocabulary_table
 
-SplitMode = Literal["disjoint20", "same", "fcw", "pir5k", "none"]
+SplitMode = Literal[
+    "disjoint20", "same", "fcw", "pir5k", "sok", "none", "ood", "limited-0.5", "limited-1", "limited-1.67", "limited-2",
+    "limited-5", "limited-10", "limited-20",
+]  # fmt: skip
+ATTACKER_SHARE = 0.2  # of a training set; SoK's attacker holds a third
 
 
 def to_model_input(inputs: Tensor) -> Tensor:
@@ -109,11 +113,14 @@ class Splits:
 
         `disjoint20`: the held-out fifth. `same`: the owner's own training set. `pir5k`: 5,000 of the owner's training
         samples (1,000 where the owner has fewer than 20,000). `fcw`: 1,000 samples of the disjoint part (2,000 where
-        the owner has 60,000 or more). `none`: empty.
+        the owner has 60,000 or more). `limited-p`: p % of the whole training set, out of the disjoint part. `sok`: the
+        disjoint part, where that is a third. `none`: empty; `ood`: empty too, the attacker brings other data along.
         """
         if mode == "disjoint20":
             return self.attacker
-        if mode == "none":
+        if mode == "sok":
+            return replace(self.attacker, mode=mode)
+        if mode in ("none", "ood"):
             empty = self.attacker.train.take(slice(0, 0))
             return Party(empty, empty, mode, overlaps_owner=False)
         generator = stream("split", mode, self.seed)
@@ -122,12 +129,24 @@ class Splits:
             index = torch.randperm(len(self.attacker.train), generator=generator)[:wanted]
             part = self.attacker.train.take(index.to(self.attacker.train.labels.device))
             return Party(part, self.attacker.held_out, mode, overlaps_owner=False)
+        if mode.startswith("limited-"):
+            return self._limited(float(mode.removeprefix("limited-")) / 100, mode, generator)
         if mode not in ("same", "pir5k"):
-            raise BadInput(f"unknown split mode {mode!r} (allowed: disjoint20, same, fcw, pir5k, none)")
+            raise BadInput(f"unknown split mode {mode!r} (allowed: {', '.join(get_args(SplitMode))})")
         whole = self.owner.train
         size = len(whole) if mode == "same" else min(len(whole), 5000 if len(whole) >= 20_000 else 1000)
         index = torch.randperm(len(whole), generator=generator)[:size]
         return _held(whole, index, validation_size(size), mode, overlaps_owner=True)
+
+    def _limited(self, share: float, mode: str, generator: torch.Generator) -> Party:
+        parts = (self.attacker.train, self.attacker.held_out)
+        whole = Labelled.join(*parts)
+        if parts[0].groups is not None and parts[1].groups is not None:
+            whole = replace(whole, groups=torch.cat([parts[0].groups, parts[1].groups]))
+        total = len(whole) + len(self.owner.train) + len(self.owner.held_out)
+        size = min(round(share * total), len(whole))
+        index = torch.randperm(len(whole), generator=generator)[:size]
+        return _held(whole, index, validation_size(size), mode, overlaps_owner=False)
 
 
 def validation_size(total: int, floor: int = 200) -> int:
@@ -176,7 +195,20 @@ def _held(whole: Labelled, index: Tensor, size: int, mode: str, *, overlaps_owne
     return Party(train, held_out, mode, overlaps_owner)
 
 
-def split(train: Labelled, test: Labelled, seed: int, vocabulary: int = 0) -> Splits:
+def lacks(mode: SplitMode, share: float) -> str | None:
+    """Return why an attacker that holds `share` of the training set cannot have the data of a split mode, or None."""
+    wanted = {"disjoint20": ATTACKER_SHARE, "sok": 1 / 3}.get(mode)
+    if mode.startswith("limited-"):
+        enough = float(mode.removeprefix("limited-")) / 100 <= share + 1e-9
+        return None if enough else f"split mode {mode} asks for more than attacker_share = {share:g}"
+    if wanted is None or abs(share - wanted) < 0.005:
+        return None
+    return f"split mode {mode} gives the attacker {wanted:.3g} of the training set, and attacker_share is {share:g}"
+
+
+def split(
+    train: Labelled, test: Labelled, seed: int, vocabulary: int = 0, attacker_share: float = ATTACKER_SHARE
+) -> Splits:
     """Split a training set for one victim seed: 80 % owner, 20 % attacker, stratified by class (protocol 2.1).
 
     Each party's held-out part comes out of its own share: 10 %, raised to 200 samples (owner: 500), at most 25 %.
@@ -187,8 +219,9 @@ def split(train: Labelled, test: Labelled, seed: int, vocabulary: int = 0) -> Sp
         seed: the victim seed.
         vocabulary: of text: the vocabulary's size (`DatasetInfo.vocabulary`). It is taken from the owner's training
             texts and encodes all parts, int64. 0: inputs stay as they are.
+        attacker_share: what the attacker gets instead of 20 %.
     """
-    theirs, ours = stratified(train.labels, 0.2, stream("split", "disjoint20", seed), train.groups)
+    theirs, ours = stratified(train.labels, attacker_share, stream("split", "disjoint20", seed), train.groups)
     owner = _held(train, ours, validation_size(len(ours), 500), "owner", overlaps_owner=True)
     attacker = _held(train, theirs, validation_size(len(theirs)), "disjoint20", overlaps_owner=False)
     splits = Splits(owner, attacker, test, seed)

@@ -260,3 +260,11 @@ def test_an_attack_with_data_is_measured_by_what_the_data_give_alone(plan_of: An
     scratch = [plan.stages[stage.identity["scratch"]] for stage in (tune, write)]
     assert [stage.identity["attacker"] for stage in scratch] == ["disjoint20", "same"]
     assert all(stage.kind == "clean" for stage in scratch)
+
+
+def test_a_split_mode_without_its_data_is_impossible_and_says_why(plan_of: Any) -> None:
+    grid = {**BASE, "methods": ["uchida"], "attacks": ["none", {"fine-tune": {"split": ["sok", "disjoint20"]}}]}
+    for share, impossible in ((0.2, "sok"), (1 / 3, "disjoint20")):
+        plan = plan_of({**grid, "train": {"attacker_share": share}})
+        assert {cell.split for cell in plan.cells if cell.reason} == {impossible}
+        assert all("attacker_share" in cell.reason for cell in plan.cells if cell.reason)

@@ -7,7 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data import Labelled, Party, SplitMode, Splits, split, stratified, to_model_input, validation_size
+from tasks.data import (
+    Labelled,
+    Party,
+    SplitMode,
+    Splits,
+    lacks,
+    split,
+    stratified,
+    to_model_input,
+    validation_size,
+)
 from tasks.errors import BadInput
 
 CLASSES = 5
@@ -114,8 +124,36 @@ def test_large_owners_widen_the_papers_modes(total: int, coupled: int) -> None:
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(BadInput, match="disjoint20, same, fcw, pir5k, none"):
-        view(split(numbered(100), numbered(10), 0), "sok")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="disjoint20, same, fcw, pir5k, sok, none"):
+        view(split(numbered(100), numbered(10), 0), "everything")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mode", "size"), [("limited-0.5", 20), ("limited-1.67", 67), ("limited-20", 800)])
+def test_a_limited_attacker_holds_a_share_of_the_whole_training_set(mode: SplitMode, size: int) -> None:
+    splits = split(numbered(4000), numbered(10), 0)
+    few = view(splits, mode)
+    assert abs(len(few.train) + len(few.held_out) - size) <= CLASSES / 2
+    assert set(numbers(few.train, few.held_out)) <= set(numbers(splits.attacker.train, splits.attacker.held_out))
+
+
+def test_soks_attacker_holds_a_third_and_its_owner_the_rest() -> None:
+    splits = split(numbered(3000), numbered(10), 0, attacker_share=1 / 3)
+    theirs = view(splits, "sok")
+    assert abs(len(theirs.train) + len(theirs.held_out) - 1000) <= CLASSES / 2
+    assert sorted(numbers(*parts(splits))) == list(range(3000))
+
+
+@pytest.mark.parametrize(
+    ("mode", "share", "fits"),
+    [
+        ("disjoint20", 0.2, True), ("disjoint20", 1 / 3, False), ("sok", 0.3333, True), ("sok", 0.2, False),
+        ("limited-20", 0.2, True), ("limited-20", 0.1, False), ("limited-5", 0.2, True), ("same", 0.4, True),
+    ],
+)  # fmt: skip
+def test_a_split_mode_says_when_the_attacker_lacks_its_data(mode: SplitMode, share: float, fits: bool) -> None:
+    reason = lacks(mode, share)
+    assert (reason is None) == fits
+    assert fits or mode in str(reason)
 
 
 def test_model_inputs_are_fractions_and_stored_pixels_stay() -> None:
