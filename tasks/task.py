@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from tasks.architectures import ARCHITECTURES, Normalize, kind_of
-from tasks.data import Splits, split
+from tasks.data import ATTACKER_SHARE, Splits, split
 from tasks.errors import BadInput, UnsupportedModel, nearest, unknown
 from tasks.schedule import Frozen, Schedule, parse, prefix
 from tasks.schedules import settings
@@ -29,6 +29,7 @@ class Task(Frozen):
     test_samples: int | None = Field(None, ge=10)  # None: all
     references: int = Field(5, ge=1)  # unmarked models for calibration: 3 smoke, 5 laptop, 10 paper
     calibration_keys: int = Field(100, ge=10)  # fresh keys drawn for the calibrated thresholds
+    attacker_share: float = Field(ATTACKER_SHARE, ge=0.05, le=0.5)  # of the training set, disjoint from the owner's
 
     @property
     def key(self) -> str:
@@ -72,7 +73,7 @@ class Task(Frozen):
             MissingData: the data set is not under `root`; the message names the command that fetches it.
         """
         train, test = load(self.dataset, root, self.samples, self.test_samples)
-        return split(train, test, seed, self.info.vocabulary).to(device)
+        return split(train, test, seed, self.info.vocabulary, self.attacker_share).to(device)
 
 
 # Sizes by profile: `paper` is as large as the papers, `laptop` keeps the claims alive on two CPU cores, `smoke` only
@@ -85,7 +86,7 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
 # Networks that run faster, or no slower, with the channels innermost: max pooling and batch norm gain most. On one CPU
 # thread a step of LeNet-5 took 9.2 ms instead of 10.7.
 _CHANNELS_LAST = frozenset({"cnn-mini", "lenet5", "resnet18", "resnet8"})
-_TASK_FIELDS = ("samples", "test_samples", "references", "calibration_keys")
+_TASK_FIELDS = ("samples", "test_samples", "references", "calibration_keys", "attacker_share")
 
 
 def profiles() -> tuple[str, ...]:
