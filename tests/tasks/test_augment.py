@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms import functional as F
 
 from tasks.augment import PAD, Batches
 from tasks.schedule import Schedule
@@ -95,6 +96,36 @@ def test_same_distribution_as_torchvision() -> None:
     for marginal in (counts.sum((2, 3)), counts.sum((1, 3)), counts.sum((1, 2)), counts.flatten(1)):
         assert stats.chi2_contingency(marginal.numpy()).pvalue > 1e-3
         assert (marginal > 0).all()
+
+
+@pytest.mark.parametrize("augment", ["crop", "crop-flip"])
+def test_the_views_are_torchvisions_each_as_often_as_any_other(augment: str) -> None:
+    """Every crop of the padded image and its mirror image, equally often, whatever came just before."""
+    side, shifts = 12, 2 * PAD + 1
+    image = images(1, (3, side, side))[0]
+    padded = F.pad(image, [PAD] * 4)
+    crops = [F.crop(padded, down, right, side, side) for down in range(shifts) for right in range(shifts)]
+    views = crops + ([F.hflip(crop) for crop in crops] if augment == "crop-flip" else [])
+    place = {view.numpy().tobytes(): number for number, view in enumerate(views)}
+    assert len(place) == len(views)
+    total = 60 * len(views)
+    stored = image.expand(total, -1, -1, -1)
+    batches = Batches(stored, torch.zeros(total).long(), Schedule(augment=augment), "s")  # type: ignore[arg-type]
+    seen = epoch_of(batches)[0].mul(255).round().to(torch.uint8).numpy()
+    drawn = torch.tensor([place[view.tobytes()] for view in seen])
+    counts = torch.bincount(drawn, minlength=len(views))
+    assert (counts > 0).all()
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    # Neighbours in a batch, and the same position an epoch later, are independent of each other.
+    later = epoch_of(batches, 1)[0].mul(255).round().to(torch.uint8).numpy()
+    again = torch.tensor([place[view.tobytes()] for view in later])
+    for first, second in ((drawn[:-1], drawn[1:]), (drawn, again)):
+        rows, columns = first % shifts, second % shifts
+        table = torch.bincount(rows * shifts + columns, minlength=shifts**2).view(shifts, shifts)
+        assert stats.chi2_contingency(table.numpy()).pvalue > 1e-3
+        if augment == "crop-flip":
+            flips = torch.bincount(2 * (first >= len(crops)).long() + (second >= len(crops)), minlength=4).view(2, 2)
+            assert stats.chi2_contingency(flips.numpy()).pvalue > 1e-3
 
 
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own() -> None:
