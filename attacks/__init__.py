@@ -8,6 +8,7 @@ from attacks.base import Attack
 from attacks.cross_verify import CrossVerify
 from attacks.distill import Distill
 from attacks.expand import Expand
+from attacks.extract import Extract
 from attacks.false_claim import FalseClaim
 from attacks.fine_tune import FineTune
 from attacks.forge import Forge
@@ -16,8 +17,10 @@ from attacks.none import NoAttack
 from attacks.overwrite import Overwrite
 from attacks.permute import Permute
 from attacks.prune import Prune
+from attacks.prune_retrain import PruneRetrain
 from attacks.round import Round
 from attacks.scale import Scale
+from attacks.transfer import Transfer
 
 ATTACKS: Mapping[str, type[Attack]] = {
     cls.key: cls
@@ -25,6 +28,7 @@ ATTACKS: Mapping[str, type[Attack]] = {
         CrossVerify,
         Distill,
         Expand,
+        Extract,
         FalseClaim,
         FineTune,
         Forge,
@@ -33,7 +37,9 @@ ATTACKS: Mapping[str, type[Attack]] = {
         Overwrite,
         Permute,
         Prune,
+        PruneRetrain,
         Round,
         Scale,
+        Transfer,
     )
 }  # fmt: skip

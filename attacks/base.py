@@ -11,13 +11,14 @@ from torch import nn
 
 from methods.base import Method, Secret
 from methods.suspect import Access, Oracle
-from tasks.data import Party, SplitMode
+from tasks.data import Labelled, Party, SplitMode
 from tasks.lab import Lab
 from tasks.meter import Meter
-from tasks.schedule import Frozen
+from tasks.schedule import Frozen, Schedule
 from tasks.task import Task
 
 Structure = Literal["same", "changed", "other_arch"]
+Recovery = Literal["none", "original_head", "retrain_head"]
 Kind = Literal["removal", "ambiguity", "detection", "verification"]
 
 
@@ -41,6 +42,25 @@ class Victim(Oracle):
         self.method = method
 
 
+@dataclass(frozen=True)
+class Adapted:
+    """What the evaluator needs to judge a surrogate that serves another task.
+
+    Attributes:
+        test: samples of the other task, on which the surrogate's worth is measured.
+        head: name of the layer that gives the logits.
+        trained: names of the layers that the attack trained, "" for all; an owner sees them by comparing weights.
+        recovery: how the owner makes the surrogate answer as its verifier expects.
+        schedule: of `retrain_head`.
+    """
+
+    test: Labelled
+    head: str
+    trained: tuple[str, ...]
+    recovery: Recovery
+    schedule: Schedule
+
+
 @dataclass
 class Outcome:
     """What an attack leaves behind.
@@ -53,6 +73,7 @@ class Outcome:
         claims: evidence that was never embedded, maybe drawn one by one; the evaluator reads each on the victim and on
             `suspects`.
         suspects: further models by `<group>-<number>` (`unmarked-0`, `surrogate-0`, …).
+        adapted: set if the surrogate serves another task than the victim.
         report: figures of a detection attack.
         structure: how the surrogate's architecture relates to the victim's.
         notes: remarks for the record.
@@ -63,6 +84,7 @@ class Outcome:
     rival: Secret | None = None
     claims: Iterable[Secret] = ()
     suspects: dict[str, nn.Module] = field(default_factory=dict)
+    adapted: Adapted | None = None
     report: dict[str, float] = field(default_factory=dict)
     structure: Structure = "same"
     notes: list[str] = field(default_factory=list)

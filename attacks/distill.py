@@ -3,29 +3,27 @@
 Paper: the distillation attack of the ingrain paper and of USP/CSP, after Hinton, Vinyals, Dean 2015,
     https://arxiv.org/abs/1503.02531; the extraction settings of SoK, https://arxiv.org/abs/2108.04974
 Access: logits of the served victim, and samples of the task.
-Differs from the paper: the weight of the soft term (0.9) is ours where the papers give none; the laptop profile trains
-    the student by the task's own schedule, because recipe SCR is tuned for 60 epochs and more.
+Differs from the paper: the weight of the soft term (0.9) is ours where the papers give none; the kept epoch is the best
+    on the attacker's held-out data.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.students import Student, fresh_student, unfit_student
 from attacks.parts.training import divergence, from_scratch, needs_samples, probes, relabelled
 from methods.base import Method
-from tasks.architectures import ARCHITECTURES
 from tasks.data import Party
-from tasks.errors import unknown
 from tasks.lab import Lab
 from tasks.meter import Meter
 from tasks.recipe import Batch, Recipe, Terms
 from tasks.schedule import Schedule
-from tasks.streams import global_stream
 from tasks.task import Task
 
 Reduction = Literal["batch", "wrt"]
@@ -34,32 +32,29 @@ Reduction = Literal["batch", "wrt"]
 class Config(AttackConfig):
     """Settings of distillation."""
 
-    student: str | None = None  # key of an architecture; None: the victim's own
+    student: Student = None  # key of an architecture; None: the victim's own
     temperature: float = Field(4.0, gt=0)  # T
     alpha: float = Field(0.9, ge=0, le=1)  # weight of the soft term; the rest is cross-entropy on `labels`
     labels: Literal["true", "victim_hard"] = "true"
+    squared: bool = True  # the factor T², which keeps the gradient's size as T grows
     teacher_view: Literal["augmented", "fixed"] = "augmented"  # asked per batch, or once on the samples as stored
     reduction: Reduction = "batch"  # wrt: mean over samples and classes, as SoK's toolkit computes it
-    schedule: Literal["scratch", "task"] = "scratch"  # recipe SCR, or the victim's own
+    schedule: Literal["task", "scratch"] = "task"  # the victim's own (USP, ingrain), or recipe SCR (SoK)
     epochs: int | None = Field(None, ge=0)  # None: as many as the victim's
 
-    @field_validator("student")
-    @classmethod
-    def _known(cls, student: str | None) -> str | None:
-        if student not in (None, *ARCHITECTURES):
-            raise ValueError(str(unknown("architecture", str(student), ARCHITECTURES)))
-        return student
 
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: Reduction = "batch") -> Tensor:
+def distillation_loss(
+    student: Tensor, teacher: Tensor, temperature: float, reduction: Reduction = "batch", *, squared: bool = True
+) -> Tensor:
     """Return T² KL(softmax(z_V / T) || softmax(z_S / T)) for logits (B, K), summed over classes, mean over the batch.
 
-    `reduction="wrt"` divides by the number of classes too. Source: Hinton et al. 2015, section 2.
+    `reduction="wrt"` divides by the number of classes too; without `squared` the factor T² is left out. Source: Hinton
+    et al. 2015, section 2.
     """
     own = F.log_softmax(student / temperature, dim=1)
     soft = F.log_softmax(teacher / temperature, dim=1)
     count = len(student) if reduction == "batch" else student.numel()
-    return F.kl_div(own, soft, reduction="sum", log_target=True) / count * temperature**2
+    return F.kl_div(own, soft, reduction="sum", log_target=True) / count * (temperature**2 if squared else 1)
 
 
 class Distillation(Recipe):
@@ -76,7 +71,11 @@ class Distillation(Recipe):
         terms: Terms = {}
         if alpha > 0:
             teacher = self.victim.logits(batch.inputs) if self.fixed is None else self.fixed[batch.index]
-            terms["soft"] = alpha * distillation_loss(logits, teacher, self.config.temperature, self.config.reduction)
+            config = self.config
+            soft = distillation_loss(
+                logits, teacher, config.temperature, config.reduction, squared=config.squared
+            )  # fmt: skip
+            terms["soft"] = alpha * soft
         if alpha < 1:
             terms["task"] = (1 - alpha) * F.cross_entropy(logits, batch.labels)
         return terms
@@ -98,26 +97,23 @@ class Distill(Attack):
     source = "Hinton et al. 2015; tables of the ingrain paper, USP and CSP"
     needs = "logits"
     needs_data = True
-    laptop: ClassVar = {"schedule": "task"}
+    version = 2
     Config = Config
 
     def supports(self, task: Task, method: Method) -> str | None:
-        """Return why there is nothing to train on, or None."""
-        return needs_samples(self.config)
+        """Return why there is nothing to train on, or no such student for these inputs, or None."""
+        return needs_samples(self.config) or unfit_student(self.config.student, task)
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
         """Return the student at the epoch with the best held-out accuracy."""
         config, task = self.config, victim.task
         data, _ = relabelled(data, victim, config.labels)
         fixed = victim.logits(data.train.inputs) if config.teacher_view == "fixed" and config.alpha > 0 else None
-        kind = config.student or task.model
-        with global_stream(lab.plugin, "init", lab.seed):
-            student = task.architecture(kind)
+        student, structure = fresh_student(config.student, task, lab)
         trained = lab.fit(
             student, data.train, Distillation(victim, config, fixed), self._schedule(task),
             validation=data.held_out, select="val_best", observers=[probes(lab)],
         )  # fmt: skip
-        structure: Literal["same", "other_arch"] = "same" if kind == task.model else "other_arch"
         return Outcome(trained.model, structure=structure, notes=divergence(trained))
 
     def _schedule(self, task: Task) -> Schedule:

@@ -4,8 +4,9 @@ Paper: the robustness tables of all five papers; modes of Adi et al., USENIX Sec
     https://arxiv.org/abs/1802.04633, and Lukas et al. (SoK), S&P 2022, https://arxiv.org/abs/2108.04974
 Access: weights, and labelled samples of the task (or the victim's own answers).
 Differs from the paper: the kept epoch is the best on the attacker's held-out data, never on the test set; frozen batch
-    norms keep their running statistics (the toolkit of SoK lets them drift); one learning rate serves all layers;
-    `last` takes the owner's last rate but not its optimiser, so where the owner trains with Adam it is a rate of SGD.
+    norms keep their running statistics (the toolkit of SoK lets them drift); `last` takes the owner's last rate but not
+    its optimiser, so where the owner trains with Adam it is a rate of SGD; on shorter tasks the epochs shrink with the
+    owner's, so that the attack keeps its share of the cost of training.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, AttackConfig, Outcome, Victim
 from attacks.parts.graph import logit_layer
 from attacks.parts.training import (
+    Factors,
     FineTuning,
     Labels,
     divergence,
@@ -29,6 +31,7 @@ from attacks.parts.training import (
     probes,
     relabelled,
     reset,
+    share_of_epochs,
 )
 from methods.base import Method
 from tasks.data import Party
@@ -36,19 +39,26 @@ from tasks.lab import Lab
 from tasks.schedule import Schedule
 from tasks.task import Task
 
+Rate = Annotated[float, Field(ge=0)]
+_EPOCHS = {"usp_csp": 100, "null_embedding": 100, "ingrain": 25, "wrt": 5}
+
 
 class Config(AttackConfig):
     """Settings of fine-tuning; the defaults are those of the soft-label papers (USP, CSP)."""
 
     mode: Literal["ftal", "ftll", "rtal", "rtll"] = "ftal"  # fine-tune or re-train (new head) all or the last layer
-    epochs: int = Field(100, ge=0)
-    lr: Annotated[float, Field(ge=0)] | Literal["last"] = 0.01  # "last": the rate with which the owner stopped
+    epochs: int | None = Field(None, ge=0)  # None: those of `paper`, as a share of the owner's
+    paper: Literal["usp_csp", "null_embedding", "ingrain", "wrt"] = "usp_csp"  # 100, 100, 25, 5 (rtll: 10) epochs
+    lr: Rate | Literal["last"] = 0.01  # "last": the rate with which the owner stopped
     drop_every: int | None = Field(None, ge=1)  # epochs between drops of the rate; None: constant
     drop_factor: float = Field(0.5, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     batch_size: int = Field(128, ge=1)
     labels: Labels = "true"
+    # Rates of the lower half of the body, its upper half and the head, relative to `lr` (SoK, ImageNet: the head alone
+    # at 1000 times the rate).
+    lr_groups: tuple[Rate, Rate, Rate] = (1.0, 1.0, 1.0)
     warmup_head_batches: int = Field(0, ge=0)  # mode rtal: the new head alone for so many batches (SoK: 200)
     trials: int = Field(0, ge=0)  # rounds of FCW, each on top of the last; 0: one run of `epochs`
     epochs_per_trial: int = Field(1, ge=1)
@@ -62,7 +72,7 @@ class FineTune(Attack):
     source = "Adi et al. 2018; Lukas et al. (SoK), S&P 2022"
     needs = "weights"
     needs_data = True
-    laptop: ClassVar = {"epochs": 5}
+    version = 2
     identity: ClassVar = {"epochs": 0}
     Config = Config
 
@@ -80,9 +90,10 @@ class FineTune(Attack):
         if config.mode == "rtal":
             self._warm_up(model, head, data, targets, victim.task, lab)
         whole = config.mode in ("ftal", "rtal")
+        rates = Factors(model, head, config.lr_groups, config.weight_decay) if {*config.lr_groups} != {1.0} else None
         train = self._rounds if config.trials else self._once
         with nullcontext() if whole else only_trainable(model, head):
-            return train(model, FineTuning(targets, None if whole else head), data, victim.task, lab)
+            return train(model, FineTuning(targets, None if whole else head, rates), data, victim.task, lab)
 
     def _warm_up(
         self, model: nn.Module, head: nn.Module, data: Party, targets: Tensor | None, task: Task, lab: Lab
@@ -97,6 +108,13 @@ class FineTune(Attack):
                     recipe = FineTuning(None if targets is None else targets[index], head)
                     lab.fit(model, data.train.take(index), recipe, self._schedule(task, times), name="warm-up")
 
+    def _epochs(self, task: Task) -> int:
+        config = self.config
+        if config.epochs is not None:
+            return int(config.epochs)
+        epochs = 10 if (config.paper, config.mode) == ("wrt", "rtll") else _EPOCHS[config.paper]
+        return share_of_epochs(task, config.paper, epochs)
+
     def _schedule(self, task: Task, epochs: int) -> Schedule:
         config, step = self.config, self.config.drop_every
         drops = tuple(epoch / epochs for epoch in range(step, epochs, step)) if step else ()
@@ -106,7 +124,7 @@ class FineTune(Attack):
         )  # fmt: skip
 
     def _once(self, model: nn.Module, recipe: FineTuning, data: Party, task: Task, lab: Lab) -> Outcome:
-        schedule = self._schedule(task, self.config.epochs)
+        schedule = self._schedule(task, self._epochs(task))
         trained = lab.fit(
             model, data.train, recipe, schedule,
             validation=data.held_out, select="val_best", observers=[probes(lab)],

@@ -16,6 +16,7 @@ from tasks.data import Labelled, Party
 from tasks.lab import Lab
 from tasks.recipe import Batch, Recipe, Terms
 from tasks.schedule import Schedule
+from tasks.schedules import scaled_epochs, victim_epochs
 from tasks.streams import global_stream
 from tasks.task import Task
 from tasks.trainer import Observer, Trained
@@ -28,6 +29,11 @@ LearningRate = float | Literal["last"]
 def needs_samples(config: AttackConfig) -> str | None:
     """Return why an attack that trains cannot run under its split mode, or None."""
     return "it trains, and split mode 'none' leaves no data" if config.split == "none" else None
+
+
+def share_of_epochs(task: Task, paper: str, epochs: int) -> int:
+    """Return a paper's epochs of an attack at the task's size: the same share of the victim's (protocol 1.6)."""
+    return scaled_epochs(epochs, victim_epochs(paper, task.dataset, task.model), task.schedule.epochs)
 
 
 def learning_rate(lr: LearningRate, owner: Schedule) -> float:
@@ -96,14 +102,17 @@ def only_trainable(model: nn.Module, part: nn.Module) -> Iterator[None]:
 class FineTuning(Recipe):
     """Cross-entropy on labels or soft targets; with `head`, the running statistics outside it stand still."""
 
-    def __init__(self, targets: Tensor | None = None, head: nn.Module | None = None) -> None:
+    def __init__(
+        self, targets: Tensor | None = None, head: nn.Module | None = None, factors: Factors | None = None
+    ) -> None:
         """Set the parts.
 
         Args:
             targets: soft targets (N, K) by position in the training set; None: the labels.
             head: the only module that trains (see `only_trainable`); None: everything trains.
+            factors: of the rate by parameter; None: one rate for all.
         """
-        self.targets, self.head = targets, head
+        self.targets, self.head, self.factors = targets, head, factors
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
         """Freeze statistics; the trainer does so for frozen layers, but cannot tell for one without parameters."""
@@ -115,6 +124,38 @@ class FineTuning(Recipe):
         if self.targets is None:
             return super().loss(model, batch)
         return {"task": F.cross_entropy(model(batch.inputs), self.targets[batch.index])}
+
+    def on_gradients(self, model: nn.Module) -> None:
+        """Give each parameter its own rate: SGD with momentum is linear in gradient plus decay, so both are scaled."""
+        if self.factors is not None:
+            self.factors.apply(model)
+
+
+class Factors:
+    """Rates of the lower and the upper half of the body and of the head, relative to the schedule's (SGD alone)."""
+
+    def __init__(self, model: nn.Module, head: nn.Module, factors: tuple[float, float, float], decay: float) -> None:
+        """Divide the parameters of `model` outside `head` into halves by their number of tensors, in forward order.
+
+        Args:
+            model, head: the network and its last layer.
+            factors: of the three groups.
+            decay: the schedule's weight decay.
+        """
+        own = {id(parameter) for parameter in head.parameters()}
+        body = [name for name, parameter in model.named_parameters() if id(parameter) not in own]
+        last = [name for name, parameter in model.named_parameters() if id(parameter) in own]
+        half = len(body) // 2
+        groups = zip((body[:half], body[half:], last), factors, strict=True)
+        self.by_name = {name: factor for names, factor in groups for name in names}
+        self.decay = decay
+
+    def apply(self, model: nn.Module) -> None:
+        """Turn each gradient g into f g + (f - 1) decay w, so that the optimiser, which adds decay w, steps by f."""
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if (factor := self.by_name[name]) != 1 and parameter.grad is not None:
+                    parameter.grad.mul_(factor).add_(parameter, alpha=(factor - 1) * self.decay)
 
 
 def probes(lab: Lab) -> Observer:

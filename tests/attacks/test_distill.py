@@ -40,6 +40,9 @@ def test_loss_against_the_formula() -> None:
     expected = T**2 * (p * (p / q).log()).sum(1).mean()
     assert float(distillation_loss(student, teacher, T)) == pytest.approx(float(expected), rel=1e-12)
     assert float(distillation_loss(student, teacher, T, "wrt")) == pytest.approx(float(expected) / 10, rel=1e-12)
+    assert float(distillation_loss(student, teacher, T, squared=False)) == pytest.approx(
+        float(expected) / 16, rel=1e-12
+    )
 
 
 def test_gradient_size_hardly_depends_on_the_temperature() -> None:
@@ -54,7 +57,7 @@ def test_gradient_size_hardly_depends_on_the_temperature() -> None:
 
 def test_alpha_zero_is_plain_training(field: Any) -> None:
     victim = field.victim("logits")
-    student = field.run(Distill, victim, alpha=0.0, schedule="task", epochs=2).surrogate
+    student = field.run(Distill, victim, alpha=0.0, epochs=2).surrogate
     lab = field.lab("distill")
     with global_stream("distill", "init", 7):
         plain = field.task.architecture("cnn-mini")
@@ -68,20 +71,18 @@ def test_alpha_zero_is_plain_training(field: Any) -> None:
 @pytest.mark.parametrize(("view", "times"), [("augmented", 3), ("fixed", 1)])
 def test_queries(field: Any, view: Any, times: int) -> None:
     victim = field.victim("logits")
-    field.run(Distill, victim, epochs=3, schedule="task", teacher_view=view)
+    field.run(Distill, victim, epochs=3, teacher_view=view)
     assert victim.meter.queries == times * len(field.splits.attacker.train)
 
 
 def test_both_views_agree_without_augmentation(field: Any) -> None:
-    students = [
-        field.run(Distill, epochs=2, schedule="task", teacher_view=view).surrogate for view in ("augmented", "fixed")
-    ]
+    students = [field.run(Distill, epochs=2, teacher_view=view).surrogate for view in ("augmented", "fixed")]
     weights = [student.fc1.weight for student in students]
     assert torch.allclose(*weights, atol=1e-4)
 
 
 def test_the_student_learns_the_victims_answers(field: Any) -> None:
-    student = field.run(Distill, alpha=1.0, schedule="task", epochs=30).surrogate
+    student = field.run(Distill, alpha=1.0, epochs=30).surrogate
     inputs = field.splits.test.model_inputs()
     with torch.no_grad():
         agree = (student(inputs).argmax(1) == field.model(inputs).argmax(1)).float().mean()
@@ -89,16 +90,16 @@ def test_the_student_learns_the_victims_answers(field: Any) -> None:
 
 
 def test_another_architecture(field: Any) -> None:
-    outcome = field.run(Distill, student="lenet5", epochs=1, schedule="task")
+    outcome = field.run(Distill, student="lenet5", epochs=1)
     assert outcome.structure == "other_arch"
     assert type(outcome.surrogate).__name__ == "LeNet5"
     assert field.run(Distill, epochs=0).structure == "same"
 
 
 def test_the_recipe_from_scratch_spans_the_victims_epochs(field: Any) -> None:
-    schedule = Distill(Config())._schedule(field.task)
+    schedule = Distill(Config(schedule="scratch"))._schedule(field.task)
     assert (schedule.epochs, schedule.lr, schedule.batch_size) == (5, 0.1, 64)
-    longer = Distill(Config(epochs=6))._schedule(field.task)
+    longer = Distill(Config(epochs=6, schedule="scratch"))._schedule(field.task)
     assert [longer.lr_at(epoch) for epoch in range(6)] == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.0008])
 
 
@@ -122,6 +123,15 @@ def test_soft_answers_alone_are_seen(field: Any) -> None:
 def test_unknown_student_names_the_nearest() -> None:
     with pytest.raises(ValidationError, match="did you mean 'lenet5'"):
         Config(student="lenet")
+
+
+def test_a_student_for_other_inputs_is_refused(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attacks.parts import students
+
+    monkeypatch.setattr(students, "kind_of", lambda key: "text" if key == "lenet5" else "image")
+    method = field.SignMark(MethodConfig())
+    assert "takes text inputs" in str(Distill(Config(student="lenet5")).supports(field.task, method))
+    assert Distill(Config(student="cnn-mini")).supports(field.task, method) is None
 
 
 def test_nothing_to_train_on_is_said(field: Any) -> None:

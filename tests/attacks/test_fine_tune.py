@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attacks.fine_tune import Config, FineTune
-from attacks.parts.training import FineTuning, fine_tuning, from_scratch
+from attacks.parts.training import Factors, FineTuning, fine_tuning, from_scratch
 from methods.base import MethodConfig
 from tasks.schedule import Schedule
 from tasks.task import Task
@@ -118,6 +118,50 @@ def test_schedules() -> None:
     assert scratch.nesterov
     strong = FineTune(Config(lr=0.05, epochs=30, drop_every=5))._schedule(task, 30)
     assert [strong.lr_at(epoch) for epoch in (0, 4, 5, 29)] == pytest.approx([0.05, 0.05, 0.025, 0.05 / 32])
+
+
+def test_epochs_keep_their_share_of_the_owners_training() -> None:
+    def epochs(of: int, **config: Any) -> int:
+        task = Task(dataset="cifar10", model="resnet18", schedule=Schedule(epochs=of))
+        return FineTune(Config(**config))._epochs(task)
+
+    assert epochs(20) == 12  # 100 of 160
+    assert epochs(160) == 100
+    assert epochs(20, paper="ingrain") == 3  # 25 of 500, at least 3
+    assert (epochs(60, paper="wrt"), epochs(60, paper="wrt", mode="rtll")) == (5, 10)
+    assert epochs(20, epochs=0) == 0
+
+
+def test_groups_of_layers_have_their_own_rates(field: Any) -> None:
+    """The judge: the optimiser's own parameter groups, over steps in which momentum and decay count."""
+    part, factors, decay = field.splits.attacker.train, (0.0, 0.5, 3.0), 0.1
+    ours, theirs = field.victim("weights").module(), field.victim("weights").module()
+    names = [name for name, _ in theirs.named_parameters() if not name.startswith("fc2")]
+    parts = [names[: len(names) // 2], names[len(names) // 2 :], ["fc2.weight", "fc2.bias"]]
+    groups = [
+        {"params": [theirs.get_parameter(name) for name in own], "lr": 0.05 * factor}
+        for own, factor in zip(parts, factors, strict=True)
+    ]
+    judge = torch.optim.SGD(groups, 0.05, momentum=0.9, weight_decay=decay)
+    optimizer = torch.optim.SGD(ours.parameters(), 0.05, momentum=0.9, weight_decay=decay)
+    recipe = FineTuning(factors=Factors(ours, ours.fc2, factors, decay))
+    for _ in range(4):
+        for model, one in ((ours, optimizer), (theirs, judge)):
+            one.zero_grad()
+            torch.nn.functional.cross_entropy(model(part.model_inputs()), part.labels).backward()
+            if model is ours:
+                recipe.on_gradients(model)
+            one.step()
+    for name, value in theirs.named_parameters():
+        assert torch.allclose(value, ours.get_parameter(name), atol=1e-5), name
+    assert not any(name in moved(field, ours) for name in parts[0])
+    assert set(parts[1]) <= moved(field, ours)
+
+
+def test_a_body_at_rate_zero_stays(field: Any) -> None:
+    surrogate = field.run(FineTune, epochs=2, lr=0.05, lr_groups=(0.0, 0.0, 1.0)).surrogate
+    assert not any(name.startswith(("conv", "fc1")) for name in moved(field, surrogate))
+    assert {"fc2.weight", "bn1.running_mean"} <= moved(field, surrogate)
 
 
 def test_nothing_to_train_on_is_said(field: Any) -> None:

@@ -1,0 +1,96 @@
+"""Pruning with re-training: delete the smallest weights, then recover the accuracy by training.
+
+Paper: "re-training" of USP and CSP, "pruning" of the ingrain paper, after Han et al., NeurIPS 2015,
+    https://arxiv.org/abs/1506.02626
+Access: weights, and labelled samples of the task.
+Differs from the paper: no source says whether pruned weights may grow again; they stay zero (as Han et al. have it),
+    without `keep_mask` they are free. The kept epoch is the best on the attacker's held-out data. On shorter tasks the
+    epochs shrink with the owner's. The ingrain paper does not state its rate; 0.01 is ours there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.pruning import Scope, prune_weights
+from attacks.parts.training import (
+    FineTuning,
+    divergence,
+    fine_tuning,
+    needs_samples,
+    probes,
+    share_of_epochs,
+)
+from methods.base import Method
+from tasks.data import Party
+from tasks.lab import Lab
+from tasks.task import Task
+
+_EPOCHS = {"usp_csp": 100, "ingrain": 25}
+
+
+class Config(AttackConfig):
+    """Settings of pruning with re-training; the defaults are those of USP and CSP (ingrain: ratio 0.1 to 0.6)."""
+
+    ratio: float = Field(0.8, ge=0, le=1)  # share of the entries that become zero
+    scope: Scope = "global"  # what is ranked together; see `Scope`
+    skip_last: bool = False  # spare the layer that gives the logits; scopes global and layer
+    keep_mask: bool = True  # pruned weights stay zero
+    epochs: int | None = Field(None, ge=0)  # None: those of `paper`, as a share of the owner's
+    paper: Literal["usp_csp", "ingrain"] = "usp_csp"  # 100 or 25 epochs
+    lr: Annotated[float, Field(ge=0)] | Literal["last"] = 0.01
+
+
+class Masked(FineTuning):
+    """Fine-tuning in which some weights stay zero.
+
+    A zero weight without gradient decays to zero and gathers no momentum: masking gradients keeps it, exactly.
+    """
+
+    def __init__(self, model: nn.Module, pruned: list[Tensor]) -> None:
+        """Keep the zeros of the `pruned` tensors that are parameters of `model`; statistics are no parameters."""
+        super().__init__()
+        chosen = {tensor.data_ptr() for tensor in pruned}  # a state dict's entries are views of the parameters
+        self.kept = {name: value != 0 for name, value in model.named_parameters() if value.data_ptr() in chosen}
+
+    def on_gradients(self, model: nn.Module) -> None:
+        """Drop the gradients of pruned weights."""
+        for name, kept in self.kept.items():
+            gradient = model.get_parameter(name).grad
+            if gradient is not None:
+                gradient.mul_(kept)
+
+
+class PruneRetrain(Attack):
+    """Zero the weights of smallest magnitude, then train what is left."""
+
+    key = "prune-retrain"
+    title = "Pruning with re-training"
+    source = "Han et al., NeurIPS 2015; tables of USP, CSP and ingrain"
+    needs = "weights"
+    needs_data = True
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why there is nothing to train on, or None."""
+        return needs_samples(self.config)
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return the re-trained copy at the epoch with the best held-out accuracy; its curve opens with the pruned."""
+        config, model = self.config, victim.module()
+        pruned = prune_weights(model, config.ratio, config.scope, skip_last=config.skip_last)
+        for place, tensor in enumerate(pruned):
+            lab.curve("sparsity", place, share=float((tensor == 0).double().mean()))
+        lab.probe(0, model)
+        paper: str = config.paper
+        epochs = share_of_epochs(victim.task, paper, _EPOCHS[paper]) if config.epochs is None else config.epochs
+        trained = lab.fit(
+            model, data.train, Masked(model, pruned) if config.keep_mask else FineTuning(),
+            fine_tuning(victim.task, epochs, config.lr),
+            validation=data.held_out, select="val_best", observers=[probes(lab)],
+        )  # fmt: skip
+        return Outcome(trained.model, notes=divergence(trained))

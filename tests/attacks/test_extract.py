@@ -1,0 +1,146 @@
+"""Extraction: exact query counts, where queries come from, and hard labels alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from attacks.extract import Config, Extract, owner_samples
+from methods.base import MethodConfig
+from tasks.data import Labelled
+from tasks.errors import AccessDenied
+from tasks.other import untouched
+from tasks.streams import stream
+from tasks.task import Task
+
+
+def foreign(count: int, *shape: int) -> tuple[Labelled, Labelled]:
+    inputs = torch.randint(0, 256, (count, *shape), generator=stream("foreign"), dtype=torch.uint8)
+    data = Labelled(inputs, torch.arange(count) % 10)
+    return data, data.take(slice(0, 0))
+
+
+def extract(field: Any, others: dict[str, Any] | None = None, **config: Any) -> tuple[Any, Any, Any]:
+    """Return the outcome, the victim and the lab of one attack."""
+    victim, lab = field.victim("labels"), field.lab("extract")
+    asked: list[torch.Tensor] = []
+    answer = victim.labels
+
+    def watch(inputs: torch.Tensor) -> torch.Tensor:
+        asked.append(inputs)
+        result: torch.Tensor = answer(inputs)
+        return result
+
+    victim.labels = watch
+    lab.other = lambda key: (others or {})[key]
+    lab.asked = asked
+    outcome = Extract(Config(**config)).run(victim, field.splits.attacker, lab)
+    return outcome, victim, lab
+
+
+def own_rows(field: Any) -> set[bytes]:
+    party = field.splits.attacker
+    return {row.numpy().tobytes() for part in (party.train, party.held_out) for row in part.inputs}
+
+
+def test_the_owners_size_follows_from_public_facts(field: Any) -> None:
+    assert owner_samples(field.task, field.splits.attacker) == len(field.splits.owner.train)
+    whole = Task(dataset="cifar10", model="lenet5")
+    assert owner_samples(whole, field.splits.attacker) == 36_000
+
+
+@pytest.mark.parametrize("source", ["in_dist", "ood", "noise"])
+def test_queries_are_as_many_as_the_budget(field: Any, source: Any) -> None:
+    outcome, victim, lab = extract(field, {"cifar10": foreign(400, 3, 32, 32)}, source=source, budget=0.25, epochs=1)
+    wanted = round(0.25 * len(field.splits.owner.train))
+    assert victim.meter.queries == wanted == outcome.report["queries"]
+    assert len(lab.asked) == 1
+    assert tuple(lab.asked[0].shape) == (wanted, 1, 28, 28)
+    shares = [row["share"] for row in lab.curves if row["curve"] == "labels"]
+    assert sum(shares) == pytest.approx(1)
+    assert outcome.report["largest_class"] == max(shares)
+
+
+def test_in_distribution_queries_are_the_attackers_own_images_first(field: Any) -> None:
+    own = own_rows(field)
+    _, _, lab = extract(field, budget=0.2, epochs=0)
+    assert {row.numpy().tobytes() for row in lab.asked[0]} <= own
+    public = foreign(500, 1, 28, 28)
+    _, _, lab = extract(field, {"digits": public}, budget=1.0, epochs=0)
+    rows = {row.numpy().tobytes() for row in lab.asked[0]}
+    assert own <= rows
+    assert rows - own <= {row.numpy().tobytes() for row in public[0].inputs}
+    assert len(lab.asked[0]) == len(field.splits.owner.train)
+
+
+def test_a_budget_beyond_all_images_is_cut_and_said(field: Any) -> None:
+    outcome, victim, _ = extract(field, {"digits": foreign(10, 1, 28, 28)}, budget=2.0, epochs=0)
+    held = len(field.splits.attacker.train) + len(field.splits.attacker.held_out)
+    assert victim.meter.queries == held + 10
+    assert "queries are wanted" in outcome.notes[0]
+
+
+def test_augmented_views_count_as_queries(field: Any) -> None:
+    outcome, victim, lab = extract(
+        field, {"digits": foreign(10, 1, 28, 28)}, budget=2.0, epochs=0, requery_augmented=True
+    )
+    assert victim.meter.queries == 2 * len(field.splits.owner.train)
+    assert not outcome.notes
+    assert lab.asked[0].dtype == torch.uint8
+    assert len(lab.asked[0].flatten(1).unique(dim=0)) > 0.9 * len(lab.asked[0])
+
+
+def test_nothing_but_labels_is_seen(field: Any) -> None:
+    victim = field.victim(Extract.needs)
+    for more in (victim.logits, victim.probabilities):
+        with pytest.raises(AccessDenied):
+            more(field.splits.attacker.train.inputs)
+
+
+def test_noise_teaches_little_and_in_distribution_images_a_lot(field: Any) -> None:
+    inputs, public = field.splits.test.model_inputs(), (untouched("digits", None, 600),) * 2
+    agree = {}
+    for source in ("in_dist", "noise"):
+        outcome, _, _ = extract(field, {"digits": public}, source=source, budget=1.0, epochs=8)
+        with torch.no_grad():
+            same = outcome.surrogate(inputs).argmax(1) == field.model(inputs).argmax(1)
+        agree[source] = float(same.float().mean())
+    assert agree["in_dist"] > 0.6
+    assert agree["noise"] < agree["in_dist"] - 0.2
+
+
+def test_one_sided_answers_are_said(field: Any) -> None:
+    field.model = field.task.build("constant")
+    with torch.no_grad():
+        field.model.fc2.weight.zero_()
+        field.model.fc2.bias.copy_(torch.arange(10.0))
+    outcome, _, _ = extract(field, source="noise", budget=0.2, epochs=0)
+    assert outcome.notes == ["class 9 holds 100% of the answers"]
+
+
+def test_what_data_are_declared(field: Any) -> None:
+    small, whole = field.task, Task(dataset="digits", model="cnn-mini")
+    assert Extract(Config()).datasets(small) == ("digits",)
+    assert Extract(Config()).datasets(whole) == ()  # nothing of the training set is left
+    assert Extract(Config(source="ood")).datasets(small) == ("cifar10",)
+    assert Extract(Config(source="ood", ood="mnist")).datasets(small) == ("mnist",)
+    assert Extract(Config(source="noise")).datasets(small) == ()
+    traffic = Task(dataset="gtsrb", model="cnn-mini")
+    assert Extract(Config(source="ood")).datasets(traffic) == ("imagenet100",)
+    assert Extract(Config(source="ood", stand_in=True)).datasets(traffic) == ("tiny_imagenet_32",)
+
+
+def test_reasons(field: Any) -> None:
+    method = field.SignMark(MethodConfig())
+    assert "no data" in str(Extract(Config(split="none")).supports(field.task, method))
+    assert Extract(Config(split="none", source="noise")).supports(field.task, method) is None
+    with pytest.raises(ValidationError, match="did you mean 'mnist'"):
+        Config(ood="mnst")
+
+
+def test_another_architecture(field: Any) -> None:
+    outcome, _, _ = extract(field, student="lenet5", budget=0.2, epochs=0)
+    assert outcome.structure == "other_arch"
