@@ -12,10 +12,12 @@ from attacks.extract import Extract
 from attacks.false_claim import FalseClaim
 from attacks.fine_tune import FineTune
 from attacks.forge import Forge
+from attacks.neural_cleanse import NeuralCleanse
 from attacks.neuron_prune import NeuronPrune
 from attacks.none import NoAttack
 from attacks.overwrite import Overwrite
 from attacks.permute import Permute
+from attacks.piracy import Piracy
 from attacks.prune import Prune
 from attacks.prune_retrain import PruneRetrain
 from attacks.round import Round
@@ -32,10 +34,12 @@ ATTACKS: Mapping[str, type[Attack]] = {
         FalseClaim,
         FineTune,
         Forge,
+        NeuralCleanse,
         NeuronPrune,
         NoAttack,
         Overwrite,
         Permute,
+        Piracy,
         Prune,
         PruneRetrain,
         Round,

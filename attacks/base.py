@@ -29,17 +29,21 @@ class AttackConfig(Frozen):
 
 
 class Victim(Oracle):
-    """A stolen or served model, seen through the attack's `needs`; the owner's secret is nowhere in it.
+    """A stolen or served model, seen through the attack's `needs`; the owner's secret is not in it.
 
     Attributes:
         task: public facts: shapes, classes, architectures, the training schedule.
         method: the scheme and its hyper-parameters (public level 1), without any key.
+        leaked: the owner's secret where it is public (level 2, `Attack.leaks_key`), else None.
     """
 
-    def __init__(self, model: nn.Module, access: Access, task: Task, method: Method, meter: Meter) -> None:
+    def __init__(
+        self, model: nn.Module, access: Access, task: Task, method: Method, meter: Meter, leaked: Secret | None = None
+    ) -> None:
         super().__init__(model, access, "the attack", meter)
         self.task = task
         self.method = method
+        self.leaked = leaked
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,10 @@ class Attack(ABC):
         `null-<i>` are models of the owner's task that took part in nothing else: no embedding, no calibration.
         """
         return ()
+
+    def leaks_key(self) -> bool:
+        """Return whether the owner's key is public (level 2); only then `victim.leaked` holds a copy of it."""
+        return False
 
     def peers(self, task: Task) -> int:
         """Return how many marked models are compared with each other, the victim included; 0: none are.

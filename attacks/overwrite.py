@@ -5,30 +5,29 @@ Paper: ambiguity and removal by re-embedding, in the greedy-residuals paper (Liu
 Access: weights, the method without any key (public level 1), and data by mode.
 Differs from the paper: "without data" optimises the embedding term alone, which the paper suggests but does not spell
     out; what the method still asks of data is then noise with random labels, and running statistics stand still.
-    Epochs are the owner's, at most 20, where the papers state none. The corruption attack with a leaked key needs the
-    owner's secret and is left to a seam that hands it over explicitly.
+    Epochs are the owner's, at most 20, where the papers state none. With the leaked key (public level 2) the attacker
+    embeds its contradiction: triggers under other labels, the complement of bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.embedding import EmbeddingLab, Wrapped
 from attacks.parts.training import freeze_statistics, learning_rate, needs_samples, relabelled
-from methods.base import Method
+from methods.base import Mark, Method
 from tasks.data import Labelled, Party
-from tasks.errors import Diverged, UnsupportedModel
+from tasks.errors import AssayError, Diverged, UnsupportedModel
 from tasks.lab import Lab
 from tasks.recipe import Batch, Recipe, Terms
 from tasks.schedule import Schedule
 from tasks.task import Task
-from tasks.trainer import Trained
 
 MOST_EPOCHS = 20  # where no source states how long an attacker embeds
 
@@ -36,13 +35,13 @@ MOST_EPOCHS = 20  # where no source states how long an attacker embeds
 class Config(AttackConfig):
     """Settings of overwriting."""
 
-    mode: Literal["with_data", "without_data", "victim_labels"] = "with_data"
+    mode: Literal["with_data", "without_data", "victim_labels", "leaked_key"] = "with_data"
     epochs: int | None = Field(None, ge=0)  # None: the owner's embedding epochs, at most 20
     lr: Annotated[float, Field(ge=0)] | Literal["last"] = "last"  # the owner's last rate; FCW: 1e-4
     stand_ins: int = Field(1000, ge=1)  # mode without_data: noise samples per epoch
 
 
-class EmbeddingAlone(Recipe):
+class EmbeddingAlone(Wrapped):
     """Another recipe without its task: the appended keys alone, or every term but `task`; statistics stand still."""
 
     def __init__(self, inner: Recipe) -> None:
@@ -55,24 +54,16 @@ class EmbeddingAlone(Recipe):
             raise UnsupportedModel(
                 f"{type(inner).__name__} replaces the training step; mode without_data cannot part it"
             )
-        self.inner = inner
-
-    def prepare_model(self, model: nn.Module) -> nn.Module:
-        """As the method does."""
-        return self.inner.prepare_model(model)
-
-    def parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        """As the method does."""
-        return self.inner.parameters(model)
+        super().__init__(inner)
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
         """Freeze the running statistics, which stand-in samples would spoil."""
         freeze_statistics(model)
-        self.inner.before_epoch(model, epoch)
+        super().before_epoch(model, epoch)
 
     def mix(self, batch: Batch, step: int) -> Batch:
         """Return the samples that the method appends, or the batch if it appends none."""
-        mixed = self.inner.mix(batch, step)
+        mixed = super().mix(batch, step)
         clean = mixed.clean
         if clean == len(mixed.labels):
             return mixed
@@ -80,43 +71,11 @@ class EmbeddingAlone(Recipe):
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
         """Return the method's terms; `task` only where the batch holds nothing but keys."""
-        terms = self.inner.loss(model, batch)
+        terms = super().loss(model, batch)
         kept = {name: term for name, term in terms.items() if name != "task" or not batch.clean}
         if not kept:
             raise UnsupportedModel(f"{type(self.inner).__name__} has no term of its own; mode without_data has no aim")
         return kept
-
-    def on_gradients(self, model: nn.Module) -> None:
-        """As the method does."""
-        self.inner.on_gradients(model)
-
-    def after_step(self, model: nn.Module, batch: Batch) -> None:
-        """As the method does."""
-        self.inner.after_step(model, batch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As the method does."""
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As the method does."""
-        self.inner.load_state_dict(state)
-
-
-class LabWithoutData(Lab):
-    """A lab whose main training run keeps the embedding term alone; other runs (detectors and such) are as they are."""
-
-    def fit(
-        self,
-        model: nn.Module,
-        data: Labelled,
-        recipe: Recipe | None = None,
-        schedule: Schedule | None = None,
-        **options: Any,
-    ) -> Trained:
-        """Train as `Lab.fit`, without the recipe's task."""
-        main = options.get("name", "train") == "train"
-        return super().fit(model, data, EmbeddingAlone(recipe or Recipe()) if main else recipe, schedule, **options)
 
 
 class Overwrite(Attack):
@@ -146,17 +105,30 @@ class Overwrite(Attack):
         A run that diverges leaves the attacker what was stolen: an unchanged copy and no claim.
         """
         if self.config.mode == "without_data":
-            lab = LabWithoutData(**{field.name: getattr(lab, field.name) for field in fields(lab) if field.init})
-            data = self._stand_ins(victim.task, lab)
+            lab, data = EmbeddingLab.of(lab, wrap=EmbeddingAlone), self._stand_ins(victim.task, lab)
         elif self.config.mode == "victim_labels":
             data, _ = relabelled(data, victim, "victim_hard")
         schedule = self._schedule(victim.method.schedule(victim.task))
         try:
-            mark = victim.method.overwrite(victim.module(), victim.task, data, lab, schedule)
+            mark = self._embed(victim, data, lab, schedule)
         except Diverged as why:
             return Outcome(victim.module(), notes=[f"no second mark: {why}"])
         lab.probe(schedule.epochs, mark.model)
-        return Outcome(mark.model, rival=mark.secret, notes=mark.notes)
+        # Whoever only denies the owner's mark claims nothing.
+        return Outcome(mark.model, rival=None if self.leaks_key() else mark.secret, notes=mark.notes)
+
+    def _embed(self, victim: Victim, data: Party, lab: Lab, schedule: Schedule) -> Mark:
+        """Return the copy with a new key, or with the contradiction of the leaked one."""
+        method, task = victim.method, victim.task
+        if not self.leaks_key():
+            return method.overwrite(victim.module(), task, data, lab, schedule)
+        if victim.leaked is None:
+            raise AssayError("overwrite: mode leaked_key needs the owner's key, and none was handed over")
+        return method.implant(victim.module(), method.contradict(victim.leaked, task, lab), task, data, lab, schedule)
+
+    def leaks_key(self) -> bool:
+        """Return whether the owner's key is public."""
+        return bool(self.config.mode == "leaked_key")
 
     def _schedule(self, owner: Schedule) -> Schedule:
         epochs = min(owner.epochs, MOST_EPOCHS) if self.config.epochs is None else self.config.epochs

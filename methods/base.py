@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from methods.parts.calibration import Null, calibrate, null_distribution
+from methods.parts.forging import contradiction
 from methods.suspect import Access, Suspect
 from methods.verdict import Thresholds, Verdict
 from tasks.data import Party
@@ -213,6 +214,12 @@ class Method(ABC):
         if best is None:
             raise AssayError("forge needs at least one draw")
         return best[1]
+
+    def contradict(self, secret: Secret, task: Task, lab: Lab) -> Secret:
+        """Return what an attacker embeds to deny a leaked secret: triggers under other labels, complemented bits."""
+        if self.family not in ("bits", "triggers"):
+            raise UnsupportedModel(f"{self.key}: nobody has shown how to embed the contradiction of its secret")
+        return contradiction(secret, task.classes, lab.stream("contradict"))
 
 
 def lab_for_key(lab: Lab, index: int) -> Lab:

@@ -13,6 +13,7 @@ Differs from the paper: Ed25519 signatures instead of RSA and domain-separated S
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -150,7 +151,13 @@ class NullEmbedding(Method):
     def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
         """Stamp a share of every batch; the extreme value in the secret decides."""
         patterns = [_pattern(secret, owner["signature"]) for owner in (secret, *secret["hidden"])]
+        if secret.get("denied"):
+            patterns = [replace(own, signs=-own.signs) for own in patterns]
         return _DualEmbedding(patterns, secret["extreme"], self.config, len(data.train), lab)
+
+    def contradict(self, secret: Secret, task: Task, lab: Lab) -> Secret:
+        """Deny a leaked key: its pattern shall force the class, and the inverse change nothing."""
+        return {**secret, "denied": True}
 
     def read(self, suspect: Suspect, secret: Secret) -> Verdict:
         """Check the signature, then both parts of the announced mark, then T6 (Algorithm 3).

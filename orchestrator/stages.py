@@ -94,7 +94,8 @@ def _attack(bench: Bench) -> Product:
     data = bench.splits.attacker_view(attack.config.split)
     judge = Judge(bench, method)
     lab.probe = judge.probe
-    victim = Victim(bench.network(identity["embed"]), attack.needs, task, method, lab.meter)
+    leaked = bench.store.tree(identity["embed"], "secret", bench.device) if attack.leaks_key() else None
+    victim = Victim(bench.network(identity["embed"]), attack.needs, task, method, lab.meter, leaked)
     try:
         with bench.clock.running():
             outcome = attack.run(victim, data, lab)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,3 +64,43 @@ def solve_projection(carrier: Tensor, bits: Tensor, generator: torch.Generator, 
     matrix = torch.randn(len(bits), len(w), generator=generator, dtype=torch.float64)
     target = margin * (2 * bits.double().cpu() - 1)
     return matrix + ((target - matrix @ w) / norm)[:, None] * w
+
+
+_BITS, _LABELS = frozenset({"message", "bits"}), frozenset({"labels", "key_labels"})
+
+
+def contradiction(secret: dict[str, Any], classes: int, generator: torch.Generator) -> dict[str, Any]:
+    """Return a leaked secret with its bits complemented and its triggers under other, random labels.
+
+    Bits are the entries `message` and `bits`, labels `labels` and `key_labels`, at any depth; all else is shared.
+
+    Args:
+        secret: what the owner keeps.
+        classes: number of classes K; a label l becomes (l + r) mod K with r drawn from 1 ... K-1.
+        generator: a CPU generator.
+
+    Raises:
+        UnsupportedModel: it has no such entry.
+    """
+    changed = 0
+
+    def visit(node: Any, name: str) -> Any:
+        nonlocal changed
+        if isinstance(node, dict):
+            return {key: visit(value, key) for key, value in node.items()}
+        if isinstance(node, list):
+            return [visit(value, name) for value in node]
+        if not isinstance(node, Tensor) or name not in _BITS | _LABELS:
+            return node
+        changed += 1
+        if name in _LABELS:
+            shift = torch.randint(1, classes, node.shape, generator=generator).to(node.device)
+            return (node + shift) % classes
+        if node.dtype == torch.bool:
+            return ~node
+        return -node if bool((node < 0).any()) else 1 - node
+
+    denied: dict[str, Any] = visit(secret, "")
+    if not changed:
+        raise UnsupportedModel("the secret holds neither bits nor labels, so its contradiction cannot be embedded")
+    return denied

@@ -1,0 +1,129 @@
+"""Piracy: claim the network with a mark of one's own, trained in with a few thousand images.
+
+Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural Networks", 2019,
+    https://arxiv.org/abs/1910.01226
+Access: weights, the method without any key (public level 1), and 5,000 of the owner's training images.
+Differs from the paper: it tries one optimiser per scheme, the owner's at its last rate; here plain SGD, Adam and Adam
+    with clipped gradients are attackers too, because the published collapse is in part that of the optimiser. A tenth
+    of the images is held out. Several pirate keys are several attack seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.embedding import Clipped, EmbeddingLab
+from attacks.parts.training import learning_rate, needs_samples
+from methods.base import Mark, Method
+from methods.suspect import Suspect
+from tasks.checkpoint import load_tree, save_tree
+from tasks.data import Party, SplitMode
+from tasks.errors import Diverged, UnsupportedModel
+from tasks.lab import Lab
+from tasks.schedule import Schedule
+from tasks.task import Task
+from tasks.trainer import Observer, evaluate
+
+_ADAM = 1e-3  # the rate of the attackers that use Adam
+
+
+class Config(AttackConfig):
+    """Settings of piracy."""
+
+    split: SplitMode = "pir5k"
+    epochs: int = Field(10, ge=0)  # paper: 1 (faces), 10, 25 (abstract images on traffic signs); stubborn: 100
+    # paper: the owner's optimiser; sgd: plain, without momentum; stable: Adam with gradients clipped
+    optimizer: Literal["paper", "sgd", "adam", "stable"] = "paper"
+    lr: Annotated[float, Field(ge=0)] | Literal["last"] | None = None  # None: the owner's last rate; with Adam 1e-3
+    clip: float = Field(1.0, gt=0)  # stable: largest global norm of a gradient; the others do not clip
+    post_finetune: int = Field(0, ge=0)  # epochs of plain training afterwards (the paper's check: 10)
+
+
+class Piracy(Attack):
+    """Embed the attacker's own mark by incremental training, and watch both marks."""
+
+    key = "piracy"
+    title = "Piracy"
+    source = "Li et al. (null embedding), 2019"
+    kind = "ambiguity"
+    needs = "weights"
+    needs_data = True
+    laptop: ClassVar = {}
+    Config = Config
+
+    def supports(self, task: Task, method: Method) -> str | None:
+        """Return why no pirate mark can be embedded, or None."""
+        if method.access == "nothing":
+            return f"{method.key} embeds nothing, so there is nothing to pirate"
+        return needs_samples(self.config)
+
+    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+        """Return the pirated copy and the pirate's secret.
+
+        The evaluator's curve has accuracy and owner's score per epoch; the curve `pirate` has the pirate's own score
+        and its held-out accuracy. A run that diverges leaves the attacker what was stolen: a copy and no claim.
+        """
+        config, task, method = self.config, victim.task, self._unclipped(victim.method)
+        schedule = self._schedule(method.schedule(task))
+        watch = (self._watch(lab, 0),)
+        clipped = {"wrap": lambda recipe: Clipped(recipe, config.clip)} if config.optimizer == "stable" else {}
+        own = EmbeddingLab.of(lab, watch=watch, **clipped)
+        try:
+            mark = method.overwrite(victim.module(), task, data, own, schedule)
+            if config.post_finetune:
+                after, watch = schedule.but(epochs=config.post_finetune), (self._watch(lab, config.epochs),)
+                trained = lab.fit(mark.model, data.train, schedule=after, name="post-finetune", observers=watch)
+                mark = Mark(trained.model, mark.secret, notes=mark.notes)
+        except Diverged as why:
+            return Outcome(victim.module(), notes=[f"no pirate mark: {why}"])
+        self._measure(victim, mark, method, data, lab)
+        return Outcome(mark.model, rival=mark.secret, notes=mark.notes)
+
+    def _schedule(self, owner: Schedule) -> Schedule:
+        config, adam = self.config, self.config.optimizer in ("adam", "stable")
+        lr = config.lr if config.lr is not None else _ADAM if adam else "last"
+        changes = {} if config.optimizer == "paper" else {"optimizer": "adam" if adam else "sgd"}
+        if config.optimizer == "sgd":
+            changes |= {"momentum": 0.0, "nesterov": False}
+        schedule: Schedule = owner.steady(epochs=config.epochs, lr=learning_rate(lr, owner), **changes)
+        return schedule
+
+    @staticmethod
+    def _unclipped(method: Method) -> Method:
+        """Return the method without a bound on gradients of its own: the optimiser is the attacker's choice."""
+        if "grad_clip" not in type(method.config).model_fields:
+            return method
+        return type(method)(method.config.but(grad_clip=None))
+
+    def _watch(self, lab: Lab, before: int) -> Observer:
+        """Return an observer that shows every epoch to the evaluator, and keeps it for the pirate's own curve.
+
+        States are kept as files of the stage, since the pirate's evidence may be complete only after training, and a
+        resumed run does not pass its first epochs again.
+        """
+
+        def observe(epoch: int, model: nn.Module, means: dict[str, float]) -> None:
+            step = before + epoch + 1
+            lab.probe(step, model)
+            save_tree(lab.scratch / f"pirate-{step}.safetensors", dict(model.state_dict()))
+
+        return observe
+
+    def _measure(self, victim: Victim, mark: Mark, method: Method, data: Party, lab: Lab) -> None:
+        """Record what the pirate sees of its own mark, epoch by epoch."""
+        model = copy.deepcopy(mark.model)
+        for step in range(1, self.config.epochs + self.config.post_finetune + 1):
+            state = load_tree(lab.scratch / f"pirate-{step}.safetensors", lab.device)
+            if state.keys() != model.state_dict().keys():  # layers that the method changes for training alone
+                continue
+            model.load_state_dict(state)
+            point = {"val_accuracy": evaluate(model, data.held_out)}
+            with suppress(UnsupportedModel):
+                point["rival"] = method.score(Suspect(model, method.access, self.key, victim.meter), mark.secret)[0]
+            lab.curve("pirate", step, **point)
