@@ -27,7 +27,7 @@ class Site:
     first: bool
 
 
-def find_sites(model: nn.Module, shape: Shape) -> list[Site]:
+def find_sites(model: nn.Module, shape: tuple[int, ...]) -> list[Site]:
     """Return every convolution whose output goes unchanged into an affine batch norm, in the order of execution.
 
     Found by following one blank image of `shape` through the network, not by names.

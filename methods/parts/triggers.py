@@ -37,7 +37,7 @@ def waves(amplitude: Tensor, k: Tensor, l: Tensor, phase: Tensor, height: int, w
     return (image - low) / span.clamp_min(1e-12)
 
 
-def abstract_images(count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+def abstract_images(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw smooth abstract pictures, unrelated to any data set: float32 (count, C, H, W) in [0, 1]."""
     channels, height, width = shape
     size = (count, channels, COMPONENTS)
