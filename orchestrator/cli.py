@@ -204,7 +204,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from orchestrator.display import listing
+    from orchestrator.display import data_text, verified_text
     from tasks.fetch import fetch
     from tasks.inventory import data_status, verify_data
     from tasks.sources import data_root
@@ -213,11 +213,16 @@ def _data(arguments: argparse.Namespace) -> int:
     if arguments.action == "fetch":
         for name in arguments.names:
             fetch(name, data_root(root))
-    rows = data_status(root) if arguments.action == "list" else verify_data(root, arguments.names)
+    if arguments.action == "list":
+        from orchestrator.catalogue import data_uses
+
+        rows = [{**row, "tables": data_uses(row["key"])} for row in data_status(root)]
+    else:
+        rows = verify_data(root, arguments.names)
     if arguments.json:
         _print_json(rows)
     else:
-        listing("data", rows)
+        (data_text if arguments.action == "list" else verified_text)(rows)
     return 0 if all(row.get("ok", True) for row in rows) else 1
 
 

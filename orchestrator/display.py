@@ -47,9 +47,9 @@ def data_text(rows: Sequence[Mapping[str, Any]]) -> None:
         samples = f"{row['train']:,} + {row['test']:,}" if row["train"] else "?"
         size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else ""
         state = "here" if row["present"] else "absent"
-        _plain(f"{row['key']:<17} {state:<6} {samples:>16} samples {size:>8}  {row['where']}".rstrip())
+        _plain(f"{row['key']:<17} {state:<6} {samples:>16} samples if complete {size:>8}  {row['where']}".rstrip())
         papers = Counter(table.partition("/")[0] for table in row["tables"])
-        tables = "".join(f", {count} tables of {paper}" for paper, count in sorted(papers.items()))
+        tables = "".join(f"; tables of {paper}: {count}" for paper, count in sorted(papers.items()))
         _plain(f"    used by {len(row['tasks'])} tasks{tables}; licence: {row['licence']}")
         if row["problem"]:
             _plain(f"    {row['problem']}")
@@ -59,9 +59,8 @@ def verified_text(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print which data sets are what they should be."""
     for row in rows:
         samples = f"{row['train']:,} + {row['test']:,} samples" if row["train"] else "not read"
-        _plain(
-            f"{row['key']:<17} {'ok' if row['ok'] else 'FAULTY':<6} {samples:>24}, {row['checksums']} checksums compared"
-        )
+        state = "ok" if row["ok"] else "FAULTY"
+        _plain(f"{row['key']:<17} {state:<6} {samples:>24}, {row['checksums']} checksums compared")
         for text in (*row["problems"], *row["notes"]):
             _plain(f"    {text}")
 

@@ -18,7 +18,6 @@ class DatasetInfo:
         kind: `image` or `text`.
         counts: samples of the complete training and test part, if known.
         vocabulary: of text: rows of the embedding, of which 0 is padding and 1 any word outside the vocabulary.
-        papers: the published tables' papers that use it, as victim's, transfer or query data.
         obtain: how a person gets it where `assay data fetch` cannot.
     """
 
@@ -31,7 +30,6 @@ class DatasetInfo:
     kind: str = "image"
     counts: tuple[int, int] | None = None
     vocabulary: int = 0
-    papers: tuple[str, ...] = ()
     obtain: str = ""
 
 
@@ -44,22 +42,15 @@ _TREE = "lay it out as {0}/train/<class>/*.png and {0}/test/<class>/*.png under 
 # Caltech and ImageNet: 32x32, background classes counted, as in the code released with greedy residuals. GTSRB and
 # LISA: 32x32, where the null-embedding paper has 48x48. Text: TREC's questions and most of IMDB's reviews are whole.
 BUILT_IN = (
-    DatasetInfo(
-        "caltech101", (3, 32, 32), 102, *_IMAGENET, "CC BY 4.0 (CaltechDATA)", papers=("greedy_residuals",),
-    ),
-    DatasetInfo(
-        "caltech256", (3, 32, 32), 257, *_IMAGENET, "CC BY 4.0 (CaltechDATA)", papers=("greedy_residuals",),
-    ),
-    DatasetInfo(
-        "cifar10", (3, 32, 32), 10, *_CIFAR, "research use", counts=(50_000, 10_000),
-        papers=("function_coupled", "greedy_residuals", "ingrain", "null_embedding", "usp_csp"),
-    ),
+    DatasetInfo("caltech101", (3, 32, 32), 102, *_IMAGENET, "CC BY 4.0 (CaltechDATA)"),
+    DatasetInfo("caltech256", (3, 32, 32), 257, *_IMAGENET, "CC BY 4.0 (CaltechDATA)"),
+    DatasetInfo("cifar10", (3, 32, 32), 10, *_CIFAR, "research use", counts=(50_000, 10_000)),
     DatasetInfo(
         "cifar100", (3, 32, 32), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), "research use",
-        counts=(50_000, 10_000), papers=("function_coupled", "greedy_residuals", "usp_csp"),
+        counts=(50_000, 10_000),
     ),
     # Labels 0 to 4 of CIFAR-10; it has no files of its own.
-    DatasetInfo("cifar5", (3, 32, 32), 5, *_CIFAR, "research use", counts=(25_000, 5_000), papers=("usp_csp",)),
+    DatasetInfo("cifar5", (3, 32, 32), 5, *_CIFAR, "research use", counts=(25_000, 5_000)),
     DatasetInfo(
         "digits", (1, 28, 28), 10, (0.3055,), (0.3251,), "CC BY 4.0 (UCI, bundled with scikit-learn)",
         counts=(1_438, 359),
@@ -67,29 +58,26 @@ BUILT_IN = (
     DatasetInfo("fashion-mnist", (1, 28, 28), 10, (0.2860,), (0.3530,), "MIT", counts=(60_000, 10_000)),
     DatasetInfo(
         "gtsrb", (3, 32, 32), 43, (0.3406, 0.3128, 0.3229), (0.2773, 0.2673, 0.2744),
-        "none stated; public for research, cite Stallkamp et al.", counts=(39_209, 12_630), papers=("null_embedding",),
+        "none stated; public for research, cite Stallkamp et al.", counts=(39_209, 12_630),
     ),
     # The first 100 of the sorted WordNet ids.
     DatasetInfo(
-        "imagenet100", (3, 32, 32), 100, *_IMAGENET, _NON_COMMERCIAL, papers=("greedy_residuals",),
+        "imagenet100", (3, 32, 32), 100, *_IMAGENET, _NON_COMMERCIAL,
         obtain="ImageNet asks for an account (https://image-net.org): unpack it as imagenet/train/<wnid>/*.JPEG and "
         "imagenet/val/<wnid>/*.JPEG under the data root",
     ),
     DatasetInfo(
         "imdb", (400,), 2, (), (), "none stated; free for research, cite Maas et al.", "text", (25_000, 25_000),
-        vocabulary=20_000, papers=("greedy_residuals",),
+        vocabulary=20_000,
     ),
     DatasetInfo(
         "lisa", (3, 32, 32), 17, *_CENTRED, "given out for research on request", counts=(3_987, 340),
-        papers=("null_embedding",), obtain=f"its authors give it out on request; {_TREE.format('lisa')}",
+        obtain=f"its authors give it out on request; {_TREE.format('lisa')}",
     ),
-    DatasetInfo(
-        "mnist", (1, 28, 28), 10, (0.1307,), (0.3081,), "CC BY-SA 3.0", counts=(60_000, 10_000),
-        papers=("function_coupled", "ingrain", "null_embedding"),
-    ),
+    DatasetInfo("mnist", (1, 28, 28), 10, (0.1307,), (0.3081,), "CC BY-SA 3.0", counts=(60_000, 10_000)),
     DatasetInfo(
         "tiny_imagenet", (3, 64, 64), 200, (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), _NON_COMMERCIAL,
-        counts=(100_000, 10_000), papers=("function_coupled", "usp_csp"),
+        counts=(100_000, 10_000),
     ),
     # Every second class of Tiny ImageNet at half its size: of CIFAR-100's shape.
     DatasetInfo(
@@ -98,10 +86,9 @@ BUILT_IN = (
     ),
     DatasetInfo(
         "trec", (40,), 6, (), (), "none stated; widely used for research", "text", (5_452, 500), vocabulary=8_192,
-        papers=("greedy_residuals",),
     ),
     DatasetInfo(
         "youtube_faces", (3, 55, 47), 1_283, *_CENTRED, "given out for research on request", counts=(375_645, 64_150),
-        papers=("null_embedding",), obtain=f"its authors give it out on request; {_TREE.format('youtube_faces')}",
+        obtain=f"its authors give it out on request; {_TREE.format('youtube_faces')}",
     ),
 )  # fmt: skip

@@ -171,3 +171,40 @@ def test_labelled_take_join_of_class() -> None:
     chosen = data.of_class(2)
     assert chosen.labels.eq(2).all()
     assert len(chosen) == int((data.labels == 2).sum())
+
+
+def tracked(tracks: int, frames: int, seed: int) -> Labelled:
+    """Return shuffled samples whose only pixel-like entry is their track."""
+    track = torch.arange(tracks).repeat_interleave(frames)
+    track = track[torch.randperm(len(track), generator=torch.Generator().manual_seed(seed))]
+    return Labelled(track.float().view(-1, 1, 1, 1), track % CLASSES, track * 7 + 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(20, 300), st.integers(1, 9), st.integers(0, 1000))
+def test_groups_come_into_one_part_whole(tracks: int, frames: int, seed: int) -> None:
+    train = tracked(tracks, frames, seed)
+    splits = split(train, numbered(10), seed)
+    assert sorted(numbers(*parts(splits))) == sorted(numbers(train))
+    held = [set(numbers(part)) for part in parts(splits)]
+    assert sum(map(len, held)) == tracks == len(set().union(*held))
+    # Shares count groups: a fifth of each class's tracks.
+    theirs = held[2] | held[3]
+    for label in range(CLASSES):
+        members = set(range(label, tracks, CLASSES))
+        assert len(members & theirs) == round(0.2 * len(members))
+    # As large as the protocol says, rounded up to a whole track.
+    for party, floor in ((splits.owner, 500), (splits.attacker, 200)):
+        wanted = validation_size(len(party.train) + len(party.held_out), floor)
+        assert wanted <= len(party.held_out) < wanted + frames
+    same = view(splits, "same")
+    assert not set(numbers(same.train)) & set(numbers(same.held_out))
+    assert set(numbers(same.train, same.held_out)) == held[0]
+
+
+def test_groups_follow_their_samples() -> None:
+    train = tracked(30, 3, 0)
+    part = train.take(slice(5, 50)).to(torch.device("cpu"))
+    assert part.groups is not None
+    assert torch.equal(part.groups, part.inputs.flatten().long() * 7 + 3)
+    assert Labelled.join(part, part).groups is None
