@@ -105,6 +105,7 @@ class Attack(ABC):
         needs_data: whether it trains on the attacker's data.
         cheap: takes about as long as an evaluation; cheap attacks on one victim travel together.
         version: raise it when results may change; part of every key.
+        twin: its success is judged beside the same attack on the unmarked model of the same seed.
         laptop: overrides of the defaults under the `laptop` and `smoke` profiles.
         identity: settings under which the surrogate answers as the victim does; None if there are none.
     """
@@ -117,6 +118,7 @@ class Attack(ABC):
     needs_data: ClassVar[bool] = False
     cheap: ClassVar[bool] = False
     version: ClassVar[int] = 1
+    twin: ClassVar[bool] = False
     laptop: ClassVar[dict[str, Any]] = {}
     identity: ClassVar[dict[str, Any] | None] = None
     Config: ClassVar[type[AttackConfig]] = AttackConfig

@@ -53,11 +53,11 @@ class Config(AttackConfig):
 
 
 def owner_samples(task: Task, data: Party) -> int:
-    """Return about how many samples the owner trains on (protocol 2.1), from public facts or the attacker's fifth."""
+    """Return about how many samples the owner trains on (protocol 2.1), from public facts or the attacker's share."""
     counts = task.info.counts
     known = [count for count in (task.samples, counts[0] if counts else None) if count is not None]
-    total = min(known) if known else 5 * (len(data.train) + len(data.held_out))
-    own = round(0.8 * total)
+    total = min(known) if known else (len(data.train) + len(data.held_out)) / task.attacker_share
+    own = round((1 - task.attacker_share) * total)
     return own - validation_size(own, 500)
 
 

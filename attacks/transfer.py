@@ -76,6 +76,7 @@ class Transfer(Attack):
     source = "Li et al. (null embedding), section 8.4; tables of FCW and greedy residuals"
     needs = "weights"
     needs_data = True
+    twin = True
     laptop: ClassVar = {"stand_in": True, "samples": 2000}
     identity: ClassVar = {"epochs": 0, "head": "reuse"}
     Config = Config

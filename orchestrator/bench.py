@@ -24,6 +24,7 @@ from tasks.data import Labelled, Splits, split
 from tasks.errors import AssayError
 from tasks.lab import Lab
 from tasks.meter import Meter
+from tasks.other import untouched
 from tasks.sources import DATASETS, load
 from tasks.streams import global_stream
 from tasks.task import Task
@@ -96,10 +97,17 @@ class Bench:
         self.clock = Clock(self.device)
 
     def other(self, key: str) -> tuple[Labelled, Labelled]:
-        """Training and test part of a further data set that the stage declares, complete, on the device."""
+        """Training and test part of a further data set that the stage declares, complete, on the device.
+
+        Of the task's own data set what nobody holds: the training images that the task leaves alone, and no test set.
+        """
         declared = self.identity.get("other", {})
         if key not in declared:
             raise AssayError(f"the stage declares no data set {key!r} (declared: {', '.join(declared) or 'none'})")
+        if key == self.task.dataset:
+            # The victim's own data set: the owner's images are in it, and the test set.
+            rest = untouched(key, Path(self.context.data_root) if self.context.data_root else None, self.task.samples)
+            return rest.to(self.device), rest.take(slice(0, 0)).to(self.device)
         return _other(key, self.context.data_root, self.context.device)
 
     @property

@@ -17,6 +17,7 @@ from methods.base import Method
 from methods.parts.calibration import Null, limits
 from methods.suspect import Suspect
 from methods.verdict import Thresholds, Verdict
+from orchestrator.adapted import Seen, seen
 from orchestrator.bench import Bench
 from orchestrator.store import Store, write_json
 from orchestrator.verification import Owner, cross_verify, false_claims
@@ -24,6 +25,7 @@ from tasks.data import Party
 from tasks.errors import UnsupportedModel
 from tasks.trainer import evaluate, predict
 
+_OTHER_HEAD = "the surrogate answers with another task's classes"
 _RARE = 1e-6  # a second false-positive rate, whose threshold is logged beside that of `strict`
 
 
@@ -56,8 +58,10 @@ class Judge:
             self.points = [*(old for old in self.points if old["step"] != step), point]
             write_json(self._points, self.points)
 
-    def verdict(self, model: nn.Module, secret: dict[str, Any]) -> dict[str, Any]:
-        """Return a reading with its three decisions, as plain values."""
+    def verdict(self, model: nn.Module | None, secret: dict[str, Any]) -> dict[str, Any]:
+        """Return a reading with its three decisions, as plain values; None: there is nothing to query."""
+        if model is None:
+            return _decided(Verdict.not_applicable(_OTHER_HEAD, 0.0, 1.0, "none"), self.owner.thresholds)
         found = self.method.verify(Suspect(model, self.method.access, self.method.key), secret)
         return _decided(found, self.owner.thresholds)
 
@@ -66,12 +70,15 @@ class Judge:
         thresholds, test = self.owner.thresholds, self.bench.splits.test
         victim = self.bench.network(self.key)
         left = outcome.surrogate.to(self.bench.device).eval() if outcome.surrogate else victim
+        adapted = seen(self.bench, outcome, victim, self.method.access)
+        left = left if adapted is None else adapted.old
         answers = self.bench.answers(self.key)
         predicted = predict(left, test.inputs).argmax(1) if outcome.surrogate else answers
         main = float((predicted == test.labels).float().mean())
         # An owner who reads weights multiplies factors out first; `verdict_as_left` is the reading without that.
         restored = outcome.restored if self.method.access == "weights" else None
-        judged = self.verdict(left if restored is None else restored.to(self.bench.device).eval(), self.owner.secret)
+        looked = left if restored is None else restored.to(self.bench.device).eval()
+        judged = self.verdict(looked if adapted is None else adapted.suspect, self.owner.secret)
         result: dict[str, Any] = {
             "main": main,
             "verdict": judged,
@@ -91,17 +98,20 @@ class Judge:
                 result["main_held_out"] = evaluate(left, data.held_out)
         if outcome.structure == "same":
             result["weight_change"], result["weight_change_most"] = _weight_change(victim, left)
-        result |= self._classes(kind, outcome, left, main, judged) | self._scratch(main)
+        result |= self._classes(kind, outcome, left, main, judged, adapted)
+        result |= self._scratch(main) if adapted is None else {}
         report, curves = self._verification(outcome)
-        result["report"] |= report
+        result["report"] |= report | (_worth(adapted) if adapted else {})
         return result, curves
 
     def _classes(
-        self, kind: Kind, outcome: Outcome, left: nn.Module, main: float, judged: dict[str, Any]
+        self, kind: Kind, outcome: Outcome, left: nn.Module, main: float, judged: dict[str, Any], adapted: Seen | None
     ) -> dict[str, Any]:
         """Return the outcome class, what a rival claim leads to, and whether the attack succeeded."""
         found: dict[str, Any] = {}
         before, tau = self.marked["main"], self.owner.thresholds.sok
+        if adapted is not None:  # its worth is that on its own task, beside the same transfer of an unmarked model
+            main, before = adapted.worth[0], adapted.worth[0] if adapted.worth[1] is None else adapted.worth[1]
         if outcome.rival is not None:
             found["rival"] = self.verdict(left, outcome.rival)
             found["ambiguity"] = ambiguity(judged["strict"], found["rival"]["strict"])
@@ -143,6 +153,11 @@ def owner(store: Store, method: Method, embed: str, calibration: str | None, dev
     on_clean = Verdict(**marked["verdict_clean"])
     rare = limits(method.family, null, on_clean, _RARE).strict
     return Owner(secret, limits(method.family, null, on_clean), rare)
+
+
+def _worth(adapted: Seen) -> dict[str, float]:
+    own, twin = adapted.worth
+    return {"target_acc": own} | ({} if twin is None else {"target_acc_unmarked": twin})
 
 
 def _decided(verdict: Verdict, thresholds: Thresholds) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class _Planner:
         self.tasks = _unique(t.but(schedule=settle(t.schedule, torch.device(device)).model_dump()) for t in tasks)
         self.methods = self._plugins(grid.methods, registry.methods, base)
         self.attacks = self._plugins(grid.attacks, registry.attacks, base)
+        self.clean = _Plugin.of(configured(registry.methods["clean"], {}))
         self.stages: dict[str, Stage] = {}
 
     @staticmethod
@@ -187,6 +188,10 @@ class _Planner:
         own = {name: embed.identity[name] for name in ("task", "data", "seed", "method")}
         identity = {**own, "attack": attack.identity, "attack_seed": attack_seed, "embed": embed.key}
         more, parents = self._given(facts, method, embed, attack)
+        if attack.plugin.twin and method.key != self.clean.key:
+            unmarked = self._embed(facts, self.clean, embed.identity["seed"])
+            more["twin"] = self._attack(facts, self.clean, unmarked, attack, attack_seed).key
+            parents.append(more["twin"])
         identity |= more
         epochs = attack.identity["config"].get("epochs") or facts.task.schedule.epochs
         passes = 0.0 if attack.plugin.cheap else 3.0 * facts.owner / 4 * epochs

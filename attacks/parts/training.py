@@ -28,7 +28,9 @@ LearningRate = float | Literal["last"]
 
 def needs_samples(config: AttackConfig) -> str | None:
     """Return why an attack that trains cannot run under its split mode, or None."""
-    return "it trains, and split mode 'none' leaves no data" if config.split == "none" else None
+    if config.split in ("none", "ood"):
+        return f"it trains on samples of the task, and split mode {config.split!r} leaves no data of it"
+    return None
 
 
 def share_of_epochs(task: Task, paper: str, epochs: int) -> int:

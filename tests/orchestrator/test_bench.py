@@ -24,11 +24,22 @@ def bench_of(tmp_path: Path) -> Any:
     return build
 
 
-def test_a_declared_data_set_is_handed_out_whole(bench_of: Any) -> None:
-    lab = bench_of(other={"digits": "fingerprint"}).lab("attack", 0, "attack")
-    train, test = lab.other("digits")
+def test_a_declared_data_set_is_handed_out_whole(bench_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_of(other={"digits": "fingerprint"})
+    monkeypatch.setattr(bench, "task", bench.task.but(dataset="mnist"))
+    train, test = bench.lab("attack", 0, "attack").other("digits")
     assert len(train) + len(test) == 1797
     assert train.inputs.dtype == torch.uint8
+
+
+def test_of_the_victims_own_data_set_an_attack_gets_what_nobody_holds(bench_of: Any) -> None:
+    bench = bench_of(other={"digits": "fingerprint"})
+    rest, test = bench.lab("attack", 0, "attack").other("digits")
+    assert (len(rest), len(test)) == (1438 - 512, 0)
+    splits = bench.splits
+    parts = (splits.owner.train, splits.owner.held_out, splits.attacker.train, splits.attacker.held_out, splits.test)
+    held = {row.numpy().tobytes() for part in parts for row in part.inputs}
+    assert not held & {row.numpy().tobytes() for row in rest.inputs}
 
 
 def test_what_is_not_declared_is_not_handed_out(bench_of: Any) -> None:
