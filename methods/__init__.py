@@ -9,6 +9,8 @@ from methods.base import Method
 from methods.clean import Clean
 from methods.csp import CSP
 from methods.deepipr import DeepIPR
+from methods.greedy_residuals import GreedyResiduals
+from methods.ingrain import Ingrain
 from methods.null_embedding import NullEmbedding
 from methods.uchida import Uchida
 
@@ -19,6 +21,8 @@ METHODS: Mapping[str, type[Method]] = {
         CSP,
         Clean,
         DeepIPR,
+        GreedyResiduals,
+        Ingrain,
         NullEmbedding,
         Uchida,
     )

@@ -1,0 +1,283 @@
+"""Ingrain and its carriers: anchors of walk and loss, what it reduces to, one embedding end to end."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from methods.ingrain import Config, IngrainRecipe, ingrain_term
+from methods.parts.capacity import CarrierMethod, bit_accuracy, carriers_of
+from methods.parts.carriers import Union, carrier_images, walk_images
+from methods.parts.statistics import least_hits
+from tasks.checkpoint import load_tree, save_tree
+from tasks.streams import stream
+from tasks.trainer import Batch
+
+KEY = "ingrain"
+WALK_SUM = 257.6589696  # of two carriers of the key `owner`
+NOISE = [11781881.0, 6474853.0, 9155287.0, 1318539.0]
+LAWS = ("walk", "uniform", "gaussian", "one-hot")
+
+
+def test_walk_anchor() -> None:
+    directions = torch.tensor([[0, 3, 0, 1, 1, 2]])  # U R U D D L
+    values = torch.arange(1, 8).view(1, 7, 1) / 10
+    image = walk_images(directions, values, (1, 3, 3))
+    assert torch.allclose(image[0, 0], torch.tensor([[0, 0.2, 0.4], [0, 0.1, 0.5], [0, 0.7, 0.6]]))
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 7), st.integers(0, 10**6))
+def test_walk_is_a_walk(channels: int, height: int, width: int, seed: int) -> None:
+    draws = stream("walk", seed)
+    directions = torch.randint(0, 4, (2, 15), generator=draws)
+    values = torch.randint(1, 1000, (2, 16, channels), generator=draws)
+    expected = torch.zeros(2, channels, height, width, dtype=torch.long)
+    for image in range(2):
+        row, column = height // 2, width // 2
+        expected[image, :, row, column] = values[image, 0]
+        for step, move in enumerate(directions[image].tolist(), 1):
+            row = min(max(row + (-1, 1, 0, 0)[move], 0), height - 1)
+            column = min(max(column + (0, 0, -1, 1)[move], 0), width - 1)
+            expected[image, :, row, column] = values[image, step]
+    assert torch.equal(walk_images(directions, values, (channels, height, width)), expected)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_carriers_follow_from_their_key_alone(law: Any) -> None:
+    images = carrier_images(law, b"owner", 40, (3, 28, 28))
+    assert torch.equal(images, carrier_images(law, b"owner", 40, (3, 28, 28)))
+    assert (images.shape, images.dtype) == ((40, 3, 28, 28), torch.float32)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert len(images.flatten(1).unique(dim=0)) == 40
+    assert not torch.equal(images, carrier_images(law, b"other", 40, (3, 28, 28)))
+    lit = float((images > 0).float().mean())
+    assert {"walk": 0.2 < lit < 0.4, "uniform": lit > 0.99, "gaussian": lit > 0.95, "one-hot": lit < 0.003}[law]
+
+
+def test_carriers_are_the_same_on_every_machine() -> None:
+    walk = carrier_images("walk", b"owner", 2, (1, 28, 28)).double()
+    noise = carrier_images("uniform", b"owner", 1, (1, 2, 2)).flatten().double()
+    assert float(walk.sum()) == pytest.approx(WALK_SUM, abs=1e-6)
+    assert (noise * 2**24).tolist() == NOISE
+
+
+def test_batch_loss_anchor() -> None:
+    """One clean sample and one carrier, lambda 2, T 10."""
+    clean, carrier = torch.tensor([[1.0, 0, -1]]), torch.tensor([[0.0, 0, 1]])
+    g = torch.tensor([[0.2, 0.5, 0.3]])
+    assert F.cross_entropy(clean, torch.tensor([0])).item() == pytest.approx(0.407606, abs=1e-6)
+    assert ingrain_term(clean, g, 10.0).item() == pytest.approx(1.111943, abs=1e-6)
+
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([clean, carrier])[: len(x)] if len(x) != 1 or x.sum() else carrier
+
+    recipe = IngrainRecipe(None, nn.Identity(), Config(strength=2.0, temperature=10.0))
+    recipe.known = g
+    both = Batch(torch.ones(2, 1), torch.tensor([0, 2]), torch.tensor([0]), 1)
+    assert float(sum(recipe.loss(Fixed(), both).values())) == pytest.approx(1.591468, abs=1e-6)
+    alone = Batch(torch.zeros(1, 1), torch.tensor([2]), torch.tensor([], dtype=torch.long), 0)
+    assert set(recipe.loss(Fixed(), alone)) == {"task"}  # a = 0: no ingrain term
+    assert recipe.loss(Fixed(), alone)["task"].item() == pytest.approx(0.551445, abs=1e-6)
+
+
+@given(st.integers(0, 10**6))
+def test_term_forgets_order_and_fades_with_temperature(seed: int) -> None:
+    draws = stream("term", seed)
+    logits = torch.randn(6, 4, generator=draws).double().requires_grad_()
+    targets = torch.randn(6, 4, generator=draws).double().softmax(1)
+    order = torch.randperm(6, generator=draws)
+    assert torch.allclose(ingrain_term(logits[order], targets[order], 10), ingrain_term(logits, targets, 10))
+    sizes = [
+        float(torch.autograd.grad(ingrain_term(logits, targets, t), logits)[0].abs().sum()) for t in (1e3, 1e6, 1e9)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 1e-7
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, 3), st.integers(1, 64))
+def test_every_carrier_joins_as_often_as_asked(count: int, samples: int, repeat: int, size: int) -> None:
+    lab = type("Lab", (), {"device": torch.device("cpu"), "stream": staticmethod(lambda *n: stream("union", *n))})()
+    union = Union(torch.arange(count).float()[:, None], torch.arange(count), samples, repeat, lab)
+    order = torch.arange(samples)
+    for epoch in (0, 1):
+        union.shuffle(epoch)
+        seen = []
+        for index in order.split(size):
+            batch = union.append(Batch(torch.full((len(index), 1), -1.0), -index - 1, index, len(index)))
+            assert torch.equal(batch.labels[: batch.clean], -index - 1)
+            assert torch.equal(batch.index, index)
+            assert torch.equal(batch.inputs[batch.clean :, 0], batch.labels[batch.clean :].float())
+            seen.append(batch.labels[batch.clean :])
+        assert torch.equal(torch.cat(seen).sort().values, torch.arange(count).repeat_interleave(repeat))
+
+
+def test_least_hits_of_the_specification() -> None:
+    assert [least_hits(1000, 0.1, alpha) for alpha in (1e-3, 1e-6)] == [131, 149]
+    assert [least_hits(200, 0.1, alpha) for alpha in (1e-3, 1e-6)] == [35, 44]
+
+
+def test_bits_are_spelled_by_labels() -> None:
+    labels = torch.tensor([0b101, 0b000])
+    assert bit_accuracy(labels, labels, 8) == 1
+    assert bit_accuracy(torch.tensor([0b100, 0b011]), labels, 8) == 0.5
+    assert bit_accuracy(torch.tensor([9, 0b000]), labels, 8) == 0.5  # 9 is no word of three bits
+
+
+def secret_of(bench: Any, **changes: Any) -> tuple[Any, Any, Any]:
+    task = bench.task()
+    method = bench.method(KEY, **changes)
+    return method, task, method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+
+
+class Knowing(nn.Module):
+    """Answers the carriers of a secret as labelled, for the first `right` of them."""
+
+    def __init__(self, secret: Any, right: int) -> None:
+        super().__init__()
+        own = carriers_of(secret)
+        answers = torch.where(torch.arange(len(own)) < right, own.labels, (own.labels + 1) % 8)
+        self.answers = dict(zip(map(bytes, own.inputs.flatten(1).numpy()), answers.tolist(), strict=True))
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = [self.answers.get(bytes(image), 0) for image in x.flatten(1).numpy()]
+        return F.one_hot(torch.tensor(found), 10).float()
+
+
+def test_verdict_counts_matches(bench: Any, tmp_path: Any) -> None:
+    method, _, secret = secret_of(bench)
+    verdict = method.verify(bench.suspect(method, Knowing(secret, 35)), secret)
+    assert (verdict.matches, verdict.trials, verdict.chance, verdict.detected) == (35, 200, 0.1, True)
+    assert verdict.score_norm == pytest.approx(0.083, abs=1e-3)
+    assert verdict.p_value <= 1e-3
+    assert verdict.metrics["commitment_opens"] == 1
+    fewer = method.verify(bench.suspect(method, Knowing(secret, 34)), secret)
+    assert not fewer.detected
+    assert fewer.p_value > 1e-3
+    save_tree(tmp_path / "secret.safetensors", secret)
+    stored = load_tree(tmp_path / "secret.safetensors")
+    assert method.verify(bench.suspect(method, Knowing(secret, 35)), stored) == verdict
+
+
+def test_bits_mode_has_the_chance_of_its_alphabet(bench: Any) -> None:
+    method, _, secret = secret_of(bench, label_mode="bits")
+    assert int(secret["labels"].max()) == 7
+    verdict = method.verify(bench.suspect(method, Knowing(secret, 110)), secret)
+    assert verdict.chance == 1 / 8
+    assert verdict.metrics["score_norm_all_classes"] == pytest.approx(0.5)
+    assert verdict.metrics["bit_accuracy"] > 0.55
+
+
+def test_suspects_for_other_inputs_are_not_applicable(bench: Any) -> None:
+    method, _, secret = secret_of(bench)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(10, 10))
+    verdict = method.verify(bench.suspect(method, other), secret)
+    assert (verdict.applicable, verdict.detected, verdict.p_value) == (False, False, 1)
+
+
+def test_wrong_keys_match_at_chance(bench: Any) -> None:
+    method, task, secret = secret_of(bench)
+    model = bench.unmarked(task, "clean")
+    keys = method.null_keys(task.but(calibration_keys=24), bench.splits(task).owner, secret, bench.lab(KEY, task))
+    verdicts = [method.verify(bench.suspect(method, model), key) for key in keys]
+    assert not any(verdict.detected for verdict in verdicts)
+    assert sum(verdict.score for verdict in verdicts) / 24 == pytest.approx(0.1, abs=0.02)
+    assert sum(verdict.p_value <= 0.05 for verdict in verdicts) <= 5
+
+
+def test_relabelled_carriers_verify_with_certainty(bench: Any) -> None:
+    method, task, secret = secret_of(bench)
+    suspect = bench.suspect(method, task.build("net"))
+    rival = method.forge(suspect, task, bench.splits(task).attacker, bench.lab("forge", task), 1)
+    assert method.verify(suspect, rival).score == 1
+    assert rival["key"] != secret["key"]
+
+
+def short(bench: Any, **changes: Any) -> Any:
+    task = bench.task("digits-lenet5")
+    return task.but(schedule=task.schedule.but(**{"epochs": 2, **changes}))
+
+
+class Capacity(CarrierMethod):
+    """Nothing but memorised carriers."""
+
+    key = "capacity-abuse"
+    title = paper = "Song et al. 2017"
+
+
+def test_zero_strength_is_capacity_abuse_and_no_carriers_ordinary_training(bench: Any) -> None:
+    task = short(bench)
+    data = bench.splits(task).owner
+    plain = {"strength": 0.0, "allow_weak": True, "epoch_factor": 1.0}
+    own = bench.method(KEY, **plain).embed(task, data, bench.lab(KEY, task))
+    config = Capacity.Config(carriers=200, carrier_repeat=4, allow_weak=True)
+    other = Capacity(config).embed(task, data, bench.lab(KEY, task))
+    for name, value in own.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name])
+    alone = bench.method(KEY, **plain, augment_carriers=False).embed(task, data, bench.lab(KEY, task))
+    clean = bench.unmarked(task, "clean").state_dict()
+    assert all(torch.equal(clean[name], value) for name, value in alone.model.state_dict().items())
+    assert any("more than 20%" in note for note in own.notes)
+
+
+def test_ingrainer_learns_carriers_alone_and_stays_as_it_is(bench: Any) -> None:
+    task = short(bench)
+    method, data = bench.method(KEY, carriers=50, allow_weak=True), bench.splits(task).owner
+    lab = bench.lab(KEY, task)
+    secret = method.draw(task, data, lab)
+    recipe = method.recipe(task, data, secret, lab)
+    own = carriers_of(secret)
+    assert (recipe.ingrainer(own.inputs).argmax(1) == own.labels).all()
+    steps = [row["step"] for row in lab.curves if row["curve"] == "ingrainer"]
+    assert len(steps) < 200  # it stopped when it knew them all
+    before = copy.deepcopy(recipe.ingrainer.state_dict())
+    lab.fit(task.build("net"), data.train, recipe, task.schedule)
+    assert not recipe.ingrainer.training
+    assert all(torch.equal(before[name], value) for name, value in recipe.ingrainer.state_dict().items())
+
+
+def test_known_answers_are_those_of_the_batch(bench: Any) -> None:
+    task = short(bench)
+    method, data = bench.method(KEY, carriers=50, epochs_ingrainer=2), bench.splits(task).owner
+    lab = bench.lab(KEY, task)
+    recipe = method.recipe(task, data, method.draw(task, data, lab), lab)
+    index = torch.tensor([5, 0, 17])
+    images = data.train.take(index)
+    batch = Batch(images.model_inputs(), images.labels, index, 3)
+    known = recipe._targets(batch)
+    recipe.known = None  # as with augmentation
+    assert torch.allclose(known, recipe._targets(batch), atol=1e-5)
+    assert recipe.ingrainer_samples == 3
+    augmented = short(bench, augment="crop")
+    assert method.recipe(augmented, data, method.draw(task, data, lab), bench.lab(KEY, task)).known is None
+
+
+@pytest.mark.slow
+def test_marked_model_verifies_at_strict_and_an_unmarked_one_does_not(bench: Any) -> None:
+    task = bench.task("digits-lenet5")
+    method, data = bench.method(KEY), bench.splits(task).owner
+    mark = bench.marked(method, task)
+    rules = method.thresholds(task, data, mark.secret, bench.lab(KEY, task))
+    suspect = bench.suspect(method, mark.model)
+    verdict = method.verify(suspect, mark.secret)
+    assert all(rules.decide(verdict).values())
+    assert verdict.score >= 0.98
+    assert verdict.metrics["commitment_opens"] == 1
+    assert len(mark.secret["ingrainer"]) == 64
+    for role in ("clean", "stranger"):
+        innocent = method.verify(bench.suspect(method, bench.unmarked(task, role)), mark.secret)
+        assert not rules.decide(innocent)["strict"]
+        assert innocent.p_value > 1e-3
+    for wrong in method.null_keys(task, data, mark.secret, bench.lab(KEY, task)):
+        assert not method.verify(suspect, wrong).detected
