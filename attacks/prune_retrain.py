@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from attacks.base import Attack, AttackConfig, Outcome, Victim
+from attacks.parts.neurons import prune_neurons
 from attacks.parts.pruning import Scope, prune_weights
 from attacks.parts.training import (
     FineTuning,
@@ -36,13 +37,20 @@ _EPOCHS = {"usp_csp": 100, "ingrain": 25}
 class Config(AttackConfig):
     """Settings of pruning with re-training; the defaults are those of USP and CSP (ingrain: ratio 0.1 to 0.6)."""
 
-    ratio: float = Field(0.8, ge=0, le=1)  # share of the entries that become zero
+    unit: Literal["weights", "neurons"] = "weights"  # neurons: as `neuron-prune` ranks them; scopes global and layer
+    ratio: float = Field(0.8, ge=0, le=1)  # share of the units that become zero
     scope: Scope = "global"  # what is ranked together; see `Scope`
     skip_last: bool = False  # spare the layer that gives the logits; scopes global and layer
     keep_mask: bool = True  # pruned weights stay zero
     epochs: int | None = Field(None, ge=0)  # None: those of `paper`, as a share of the owner's
     paper: Literal["usp_csp", "ingrain"] = "usp_csp"  # 100 or 25 epochs
     lr: Annotated[float, Field(ge=0)] | Literal["last"] = 0.01
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.unit == "neurons" and (self.scope not in ("global", "layer") or self.skip_last):
+            raise ValueError("unit neurons takes scopes global and layer, and never the layer that gives the logits")
+        return self
 
 
 class Masked(FineTuning):
@@ -82,7 +90,7 @@ class PruneRetrain(Attack):
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
         """Return the re-trained copy at the epoch with the best held-out accuracy; its curve opens with the pruned."""
         config, model = self.config, victim.module()
-        pruned = prune_weights(model, config.ratio, config.scope, skip_last=config.skip_last)
+        pruned = self._prune(model)
         for place, tensor in enumerate(pruned):
             lab.curve("sparsity", place, share=float((tensor == 0).double().mean()))
         lab.probe(0, model)
@@ -94,3 +102,12 @@ class PruneRetrain(Attack):
             validation=data.held_out, select="val_best", observers=[probes(lab)],
         )  # fmt: skip
         return Outcome(trained.model, notes=divergence(trained))
+
+    def _prune(self, model: nn.Module) -> list[Tensor]:
+        """Prune in place; return the tensors that hold zeros now."""
+        config = self.config
+        if config.unit == "weights":
+            return prune_weights(model, config.ratio, config.scope, skip_last=config.skip_last)
+        groups = [group for group, _ in prune_neurons(model, config.ratio, config.scope)]
+        members = [member for group in groups for member in group.members if member.role != "consumer"]
+        return [member.of(model) for member in members if not member.tensor.startswith("running")]

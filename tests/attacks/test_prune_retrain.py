@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from attacks.neuron_prune import NeuronPrune
 from attacks.prune import Prune
 from attacks.prune_retrain import Config, PruneRetrain
 from methods.base import MethodConfig
@@ -38,6 +40,23 @@ def test_without_the_mask_pruned_weights_come_back(field: Any) -> None:
     model = field.run(PruneRetrain, ratio=0.8, keep_mask=False, epochs=1, lr=0.05).surrogate
     zeros = sum(int((model.get_parameter(name) == 0).sum()) for name in WEIGHTS)
     assert zeros < 0.5 * sum(model.get_parameter(name).numel() for name in WEIGHTS)
+
+
+def test_neurons_stay_silent_too(field: Any) -> None:
+    pruned = field.run(NeuronPrune, ratio=0.5).surrogate
+    assert field.digest(pruned) == field.digest(field.run(PruneRetrain, unit="neurons", ratio=0.5, epochs=0).surrogate)
+    trained = field.run(PruneRetrain, unit="neurons", ratio=0.5, epochs=3, lr=0.05).surrogate
+    for name in ("conv1.weight", "conv2.weight", "bn1.weight", "bn2.bias", "fc1.weight", "fc1.bias"):
+        gone = (
+            pruned.get_parameter(name).flatten(1).abs().sum(1) == 0
+            if "fc1.w" in name or "conv" in name
+            else (pruned.get_parameter(name) == 0)
+        )
+        assert gone.any(), name
+        assert not trained.get_parameter(name)[gone].any(), name
+        assert not torch.equal(trained.get_parameter(name)[~gone], pruned.get_parameter(name)[~gone]), name
+    with pytest.raises(ValidationError, match="unit neurons takes"):
+        Config(unit="neurons", scope="all")
 
 
 def test_training_recovers_what_pruning_cost(field: Any) -> None:
