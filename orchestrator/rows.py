@@ -195,7 +195,8 @@ def _other_checkpoints(curves: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     `last`: the last state shown. `test_best`: the earliest of the highest test accuracy, as the papers very likely
     chose; only to compare with them.
     """
-    points = sorted((point for point in curves if point["curve"] == "attack"), key=lambda point: point["step"])
+    shown = [point for point in curves if point["curve"] == "attack" and "main" in point]
+    points = sorted(shown, key=lambda point: point["step"])
     if not points:
         return {}
     choices = {"last": points[-1], "test_best": max(points, key=lambda point: point["main"])}

@@ -27,6 +27,7 @@ _LEGEND: Final = (
     "useless: more lost, not verified; failed: more lost and verified",
     "'paper:' and 'SoK:' say whether the mark verifies at the paper's own and at SoK's threshold, where strict says "
     "otherwise; 'rival': the attacker's own claim; k/n counts cells",
+    "pointless: the attacker's data alone, without the victim, give a model at least as accurate",
 )
 
 
@@ -114,8 +115,23 @@ def _cell(group: pd.DataFrame, usual: int, notes: _Notes) -> str:
     means = [over_victims(done[name], victims) for name in ("main_after", "score_after")]
     numbers = " · ".join(percent(mean) if mean.n else _ABSENT for mean in means) if any(m.n for m in means) else ""
     count = victims.nunique()
-    parts = [_outcome(done), numbers, *_verdicts(done), *_rival(done), "" if count == usual else f"n={count}", marks]
+    parts = [
+        _outcome(done),
+        *_pointless(done),
+        numbers,
+        *_verdicts(done),
+        *_rival(done),
+        "" if count == usual else f"n={count}",
+        marks,
+    ]
     return " ".join(part for part in parts if part)
+
+
+def _pointless(done: pd.DataFrame) -> Iterator[str]:
+    """Return that the attacker's data alone would have given as good a model, if so."""
+    known = [metrics["pointless"] for metrics in done["metrics"] if "pointless" in metrics]
+    if yes := int(sum(known)):
+        yield "pointless" if yes == len(known) else f"pointless {yes}/{len(known)}"
 
 
 def _reasons(group: pd.DataFrame, *, partly: bool) -> Iterator[str]:

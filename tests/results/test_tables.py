@@ -66,6 +66,12 @@ def test_other_verdicts_are_shown_only_where_they_differ():
     assert text == "removed 96.0 · 55.0 SoK: yes"
 
 
+def test_attacks_that_gain_nothing_over_their_own_data_are_marked():
+    rows = [make_row(victim_seed=s, attack="distill", metrics={"pointless": float(s == 0)}) for s in range(2)]
+    assert " pointless 1/2 " in cell(sweep(*rows), "ingrain", "distill")
+    assert "pointless" not in cell(sweep(rows[1]), "ingrain", "distill")
+
+
 def test_rival_claims_are_marked():
     rows = [make_row(victim_seed=s, attack="overwrite", rival_verified=s == 0, rival_score=0.9) for s in range(2)]
     assert cell(sweep(*rows), "ingrain", "overwrite").endswith(" rival verified 1/2")
