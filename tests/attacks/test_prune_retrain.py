@@ -43,9 +43,11 @@ def test_without_the_mask_pruned_weights_come_back(field: Any) -> None:
 
 
 def test_neurons_stay_silent_too(field: Any) -> None:
-    pruned = field.run(NeuronPrune, ratio=0.5).surrogate
-    assert field.digest(pruned) == field.digest(field.run(PruneRetrain, unit="neurons", ratio=0.5, epochs=0).surrogate)
-    trained = field.run(PruneRetrain, unit="neurons", ratio=0.5, epochs=3, lr=0.05).surrogate
+    pruned = field.run(NeuronPrune, ratio=0.5, scope="layer").surrogate
+    assert field.digest(pruned) == field.digest(
+        field.run(PruneRetrain, unit="neurons", ratio=0.5, scope="layer", epochs=0).surrogate
+    )
+    trained = field.run(PruneRetrain, unit="neurons", ratio=0.5, scope="layer", epochs=3, lr=0.05).surrogate
     for name in ("conv1.weight", "conv2.weight", "bn1.weight", "bn2.bias", "fc1.weight", "fc1.bias"):
         gone = (
             pruned.get_parameter(name).flatten(1).abs().sum(1) == 0
