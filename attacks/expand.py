@@ -115,10 +115,10 @@ class Expand(Attack):
         left: float = sum(multiplications.values())
         goal = left / self.config.speedup
         for name in sorted(gains, key=lambda name: -gains[name]):
-            if left <= goal:
+            if left <= goal * (1 + 1e-9):
                 break
             chosen.append(name)
-            left -= gains[name] * (1 - 1 / self.config.speedup)
+            left -= gains[name] - gains[name] / self.config.speedup
         return chosen
 
     def _is_smaller(self, layer: nn.Conv2d) -> bool:
@@ -133,7 +133,7 @@ class Expand(Attack):
         if self.config.scheme == "spatial":
             return spatial_factors(layer, rank(layer, "spatial", speedup))
         if self.config.scheme == "both":  # Zhang et al., section 3.4: each step takes the root of the speed-up
-            few, mixed = channel_factors(layer, rank(layer, "channel", math.sqrt(speedup)))
+            few, mixed = channel_factors(layer, rank(layer, "channel", math.sqrt(speedup))).convolutions()
             column, row = spatial_factors(few, rank(few, "spatial", math.sqrt(speedup)))
             return Factors((column, row, mixed), layer)
         return channel_factors(layer, rank(layer, "channel", speedup), measured)

@@ -169,11 +169,11 @@ def cut(model: nn.Module, removed: Sequence[tuple[Group, Tensor]]) -> None:
 
 def _resize(layer: Any) -> None:
     """Make a layer's own sizes those of its tensors."""
-    shape = layer.weight.shape
+    shape = next(tensor for tensor in (layer.weight, getattr(layer, "running_var", None)) if tensor is not None).shape
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = shape
     elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        layer.num_features = shape[0] if layer.affine else len(layer.running_mean)
+        layer.num_features = shape[0]
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = shape[0]
     else:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from attacks.parts.operations import flatten, passes
-from attacks.parts.variables import Axis, Value, Variables
+from attacks.parts.variables import Axis, Kind, Value, Variables
 
 Rule = Callable[[Variables, str, Any, Axis | None], Value]
 _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
@@ -23,7 +23,7 @@ def _dense(variables: Variables, name: str, layer: nn.Linear, axis: Axis | None)
         axis = None
     if axis:
         variables.attach(axis, "consumer", name, "weight", 1)
-    kind = "sequence" if axis and axis.kind == "sequence" else "vector"
+    kind: Kind = "last" if axis is None else "vector" if axis.kind == "flat" else axis.kind
     return _produced(variables, name, ("weight", "bias"), Axis((variables.new(layer.out_features),), kind))
 
 
@@ -68,7 +68,7 @@ def _batch_norm(variables: Variables, name: str, layer: Any, axis: Axis | None) 
 
 
 def _layer_norm(variables: Variables, name: str, layer: nn.LayerNorm, axis: Axis | None) -> Value:
-    if axis is None or axis.kind not in ("vector", "sequence") or len(layer.normalized_shape) != 1:
+    if axis is None or axis.kind not in ("vector", "sequence", "last") or len(layer.normalized_shape) != 1:
         return variables.freeze(axis)
     for tensor in ("weight", "bias"):
         variables.attach(axis, "carrier", name, tensor, 0)
@@ -99,7 +99,7 @@ def _recurrent(variables: Variables, name: str, layer: Any, axis: Axis | None) -
     directions = ("", "_reverse") if layer.bidirectional else ("",)
     states: list[int] = []
     for level in range(layer.num_layers):
-        units = []
+        units: list[int] = []
         for direction in directions:
             suffix = f"l{level}{direction}"
             if axis:

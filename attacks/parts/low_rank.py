@@ -24,6 +24,10 @@ class Factors(nn.Sequential):
         own = whole.geometry if isinstance(whole, Factors) else (whole.stride, whole.padding, whole.dilation)
         self.geometry: tuple[Any, Any, Any] = own
 
+    def convolutions(self) -> list[nn.Conv2d]:
+        """Return them in order."""
+        return [layer for layer in self if isinstance(layer, nn.Conv2d)]
+
 
 def full_rank(layer: nn.Conv2d, scheme: Scheme) -> int:
     """Return the rank at which the factors reproduce every weight."""
@@ -90,7 +94,7 @@ def channel_factors(layer: nn.Conv2d, rank: int, responses: tuple[Tensor, Tensor
 
 def recompose(factors: Factors) -> nn.Conv2d:
     """Return the one convolution that factors in a row amount to; computed in float64."""
-    layers: list[Any] = list(factors)
+    layers = factors.convolutions()
     weight = layers[0].weight.detach().double()
     for layer in layers[1:]:
         # W[n,c,y,x] = Σ_r second[n,r,y'',x''] first[r,c,y',x'], where along each axis one of the two has a single tap

@@ -24,8 +24,8 @@ _HOMOGENEOUS_ON_MAPS = {  # the same, where the channel axis must be followed by
     "avgpool1d", "avgpool2d", "adaptiveavgpool1d", "adaptiveavgpool2d", "adaptivemaxpool1d", "adaptivemaxpool2d",
     "upsample",
 }  # fmt: skip
-_KEEPS_ZERO = {"relu6", "hardswish", "silu", "gelu", "mish", "elu", "selu", "tanh", "hardtanh", "softsign"}
-_MOVES_ZERO = {"hardsigmoid", "softplus", "sigmoid", "add", "iadd", "sub", "isub"}
+_KEEPS_ZERO = {"relu6", "hardswish", "silu", "gelu", "mish", "elu", "selu", "tanh", "softsign"}
+_MOVES_ZERO = {"hardsigmoid", "hardtanh", "softplus", "sigmoid", "add", "iadd", "sub", "isub"}
 _READS = {"size", "dim", "numel"}
 
 
@@ -41,20 +41,37 @@ def passes(variables: Variables, name: str, value: Value) -> Value:
 
 def flatten(variables: Variables, axis: Axis | None, whole: bool) -> Axis | None:
     """Return the axis behind flattening; `whole`: from the channel axis to the last one."""
-    if axis is None or not whole or axis.kind == "sequence":
+    if axis is None and whole:
+        return Axis((), "flat")
+    if axis is None or not whole or axis.kind in ("sequence", "last"):
         return variables.freeze(axis)
     return Axis(axis.variables, "flat") if axis.kind == "map" else axis
 
 
 def _flatten(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
     start, end = _argument(node, 1, "start_dim", 0), _argument(node, 2, "end_dim", -1)
-    return flatten(variables, _only(variables, values), start == 1 and end == -1)
+    return flatten(variables, _only(variables, values), (start, end) == (1, -1))
 
 
 def _view(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
-    """Pass `x.view(n, -1)`; other shapes mix channels."""
+    """Pass `x.view(x.size(0), -1)`; other shapes mix channels."""
     axis = values[0] if isinstance(values[0], Axis) else None
-    return flatten(variables, axis, len(node.args) == 3 and node.args[2] == -1)
+    whole = len(node.args) == 3 and _is_batch(node.args[1]) and node.args[2:] == (-1,)
+    return flatten(variables, axis, whole)
+
+
+def _is_batch(size: Any) -> bool:
+    """Return whether a number in the graph is the batch's size: `x.size(0)`, `x.shape[0]` or `x.size()[0]`."""
+    if not isinstance(size, fx.Node) or size.args[1:] != (0,):
+        return False
+    if operation(size) == "size":
+        return True
+    source = size.args[0]
+    return operation(size) == "getitem" and isinstance(source, fx.Node) and _is_shape(source)
+
+
+def _is_shape(node: fx.Node) -> bool:
+    return operation(node) == "size" or (operation(node) == "getattr" and node.args[1:] == ("shape",))
 
 
 def _reduce(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
@@ -98,7 +115,7 @@ def _item(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
 
 
 def _attribute(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
-    name = node.args[1]
+    name = str(node.args[1])
     if name == "values" and isinstance(values[0], tuple):
         return values[0][0]
     return None if name in ("shape", "device", "dtype") else variables.freeze(*values)
@@ -107,7 +124,7 @@ def _attribute(variables: Variables, node: fx.Node, values: list[Value]) -> Valu
 def _transpose(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
     """Pass between (N, L, C) and (N, C, L)."""
     axis = _only(variables, values)
-    dims = tuple(node.args[1:]) or (node.kwargs.get("dim0"), node.kwargs.get("dim1"))
+    dims: tuple[Any, ...] = node.args[1:]
     dims = tuple(dims[0]) if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
     swaps = all(isinstance(dim, int) for dim in dims) and [_forward(dim, 3) for dim in dims] in (
         [1, 2],
@@ -161,8 +178,8 @@ def _concatenate(variables: Variables, node: fx.Node, values: list[Value]) -> Va
     complete = isinstance(listed, (list, tuple)) and len(parts) == len(listed)
     if not complete or len(shapes) != 1 or (kind := parts[0].kind) == "flat":
         return variables.freeze(*values)
-    place = {"map": 1, "vector": 1, "sequence": 2}[kind]
-    if not isinstance(dim, int) or _forward(dim, 2 + parts[0].spatial + (kind == "sequence")) != place:
+    places = {"map": (1, -1 - parts[0].spatial), "vector": (1, -1), "sequence": (2, -1), "last": (-1,)}[kind]
+    if dim not in places:
         return variables.freeze(*values)
     return Axis(tuple(variable for axis in parts for variable in axis.variables), kind, parts[0].spatial)
 
@@ -199,9 +216,10 @@ def _pair(variables: Variables, node: fx.Node, values: list[Value]) -> tuple[Axi
     if len(values) != 2:
         return None
     a, b = values
-    alike = isinstance(a, Axis) and isinstance(b, Axis) and (a.kind, a.spatial) == (b.kind, b.spatial)
-    if alike and variables.sizes(a) == variables.sizes(b):
-        return a, b
+    if isinstance(a, Axis) and isinstance(b, Axis):
+        shapes = [(axis.kind, axis.spatial, variables.sizes(axis)) for axis in (a, b)]
+        if shapes[0] == shapes[1]:
+            return a, b
     variables.freeze(a, b)
     return None
 

@@ -9,17 +9,19 @@ from torch import nn
 
 from attacks.parts.channels import Group, Member, Role
 
+Kind = Literal["map", "vector", "sequence", "last", "flat"]
+
 
 @dataclass(frozen=True)
 class Axis:
     """The channel axis of an activation: variables laid end to end.
 
-    Kinds: `map` (N, C, …) with `spatial` axes behind the channels, `vector` (N, C), `sequence` (N, L, C) and `flat`
-    (N, C·H·W).
+    Kinds: `map` (N, C, …) with `spatial` axes behind the channels, `vector` (N, C), `sequence` (N, L, C), `last` (…, C)
+    with who knows what before, and `flat` (N, C·H·W). Without variables the shape is known, and nobody may move.
     """
 
     variables: tuple[int, ...]
-    kind: Literal["map", "vector", "sequence", "flat"]
+    kind: Kind
     spatial: int = 0
 
 
@@ -54,13 +56,14 @@ class Variables:
         """Return the channels of each variable along an axis."""
         return [self._size[variable] for variable in axis.variables]
 
-    def freeze(self, *values: Value) -> None:
-        """Forbid any change of the variables of `values`; returns None, the value of which nothing is known."""
+    def freeze(self, *values: Value) -> Axis | None:
+        """Forbid any change of the variables of `values`; return None, as what is known of the result."""
         for value in values:
             if isinstance(value, tuple):
                 self.freeze(*value)
             elif value is not None:
                 self._frozen.update(value.variables)
+        return None
 
     def passes_unscaled(self, axis: Axis, zero: bool) -> Axis | None:
         """Return the axis behind an operation that treats channels alike but does not commute with a factor.
@@ -70,8 +73,7 @@ class Variables:
             zero: whether it maps 0 to 0.
         """
         if self.scaling:
-            self.freeze(axis)
-            return None
+            return self.freeze(axis)
         if not zero:
             self._offset.update(axis.variables)
         return axis
@@ -91,7 +93,7 @@ class Variables:
     def attach(self, axis: Axis, role: Role, module: str, tensor: str, place: int, start: int | None = None) -> None:
         """Tie one axis of a module's tensor to the variables of `axis`; freeze them where the sizes do not fit.
 
-        A tensor that the module does not have (no bias) is passed over.
+        A tensor that the module does not have (no bias) is passed over, and so is an axis without variables.
 
         Args:
             axis: the variables, laid end to end.
@@ -99,7 +101,7 @@ class Variables:
             start: where on the tensor's axis they begin, if they fill a part of it; None: they fill it.
         """
         value = getattr(self.model.get_submodule(module), tensor, None)
-        if value is None:
+        if value is None or not axis.variables:
             return
         block, rest = divmod(value.shape[place], sum(self.sizes(axis))) if start is None else (1, 0)
         if rest or (block != 1 and axis.kind != "flat"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from attacks.base import Attack, Victim
 from methods.base import Method, MethodConfig, Secret
 from methods.suspect import Access, Suspect
 from methods.verdict import Verdict
+from tasks.architectures import ARCHITECTURES, Normalize, kind_of
 from tasks.data import Party, Splits
 from tasks.errors import UnsupportedModel
 from tasks.lab import Lab
@@ -154,3 +157,76 @@ def field(tmp_path: Path, tiny: tuple[Task, Splits, nn.Module]) -> Range:
 def same_weights() -> Callable[[nn.Module, nn.Module], bool]:
     """Return a comparison of two networks' states, bit for bit."""
     return lambda a, b: digest(a) == digest(b)
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draw every running statistic, affine parameter and slope, so that a forgotten one shows; eval mode."""
+    draws = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for tensor in (module.weight, module.running_var):
+                    tensor.uniform_(0.5, 2, generator=draws)
+                for tensor in (module.bias, module.running_mean):
+                    tensor.normal_(generator=draws)
+            if isinstance(module, nn.PReLU):
+                module.weight.uniform_(-1, 1, generator=draws)
+    return model.eval()
+
+
+@lru_cache(maxsize=64)
+def registered(key: str) -> tuple[nn.Module, torch.Tensor]:
+    """Return a registered architecture on the smallest images that it takes, randomised, and two inputs for it."""
+    draws = torch.Generator().manual_seed(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind_of(key) == "text":
+            words = torch.randint(1, 30, (2, 9), generator=draws)
+            words[1, 6:] = 0
+            return randomised(ARCHITECTURES[key]((9,), 5, 30)), words
+        for side in (8, 16, 32):
+            with suppress(UnsupportedModel):
+                network = ARCHITECTURES[key]((3, side, side), 5, Normalize((0.4, 0.5, 0.6), (0.3, 0.2, 0.25)))
+                return randomised(network), torch.rand(2, 3, side, side, generator=draws)
+    raise AssertionError(f"{key} takes no images of up to 32x32")
+
+
+@lru_cache(maxsize=128)
+def answers(key: str, dtype: torch.dtype) -> torch.Tensor:
+    """Return a registered architecture's logits on its two inputs, in one precision."""
+    model, inputs = registered(key)
+    with torch.no_grad():
+        return copy.deepcopy(model).to(dtype)(inputs.to(dtype) if inputs.is_floating_point() else inputs)
+
+
+class Zoo:
+    """Networks on which editing attacks are tested, and how far an edited one answers differently."""
+
+    randomised = staticmethod(randomised)
+
+    @staticmethod
+    def copy(key: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """Return a registered architecture in one precision, to be edited."""
+        return copy.deepcopy(registered(key)[0]).to(dtype)
+
+    @staticmethod
+    def inputs(key: str) -> torch.Tensor:
+        """Return the inputs of a registered architecture."""
+        return registered(key)[1]
+
+    @staticmethod
+    def change(key: str, edited: nn.Module) -> float:
+        """Return the difference of an edited copy's logits relative to their size; 1 if a prediction differs."""
+        inputs, dtype = registered(key)[1], next(edited.parameters()).dtype
+        before = answers(key, dtype)
+        with torch.no_grad():
+            after = edited(inputs.to(dtype) if inputs.is_floating_point() else inputs)
+        if not torch.equal(before.argmax(1), after.argmax(1)):
+            return 1.0
+        return float((after - before).norm() / before.norm())
+
+
+@pytest.fixture(scope="session")
+def zoo() -> type[Zoo]:
+    """Return the networks."""
+    return Zoo

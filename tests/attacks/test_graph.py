@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from attacks.parts.channels import Group, permute
 from attacks.parts.graph import channel_groups, logit_layer
-from tasks.architectures import ARCHITECTURES, Normalize, kind_of
+from tasks.architectures import ARCHITECTURES, Normalize
 from tasks.errors import UnsupportedModel
 from tasks.networks.classic import MLP
 from tasks.networks.residual import ResNet
@@ -48,11 +49,12 @@ class ConvNet(nn.Module):
 class Odd(nn.Module):
     """Concatenation, a depthwise layer, a gate, and a group norm that must freeze what it sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, gated: bool = True) -> None:
         super().__init__()
+        self.gated = gated
         self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 6, 3)
         self.depthwise = nn.Conv2d(10, 10, 3, groups=10)
-        self.gate = nn.Linear(10, 10)
+        self.squeeze, self.gate = nn.Linear(10, 3), nn.Linear(3, 10)
         self.c = nn.Conv2d(10, 8, 1)
         self.norm = nn.GroupNorm(2, 8)
         self.d = nn.Conv2d(8, 7, 1)
@@ -60,23 +62,79 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.depthwise(torch.cat([self.a(x), F.silu(self.b(x))], 1))
-        x = x * torch.sigmoid(self.gate(x.mean((2, 3)))).unsqueeze(2).unsqueeze(3)
+        if self.gated:
+            gate = self.squeeze(x.mean((2, 3))).relu()
+            x = x * torch.sigmoid(self.gate(gate)).unsqueeze(2).unsqueeze(3)
         return self.head(F.relu(self.d(self.norm(self.c(x)))))
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every parameter and running statistic, so that a forgotten one shows."""
-    draws = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                for tensor in (module.weight, module.running_var):
-                    tensor.uniform_(0.5, 2, generator=draws)
-                for tensor in (module.bias, module.running_mean):
-                    tensor.normal_(generator=draws)
-            if isinstance(module, nn.PReLU):
-                module.weight.uniform_(-1, 1, generator=draws)
-    return model.eval()
+class GatedConv(nn.Module):
+    """A squeeze-and-excitation block whose gate has the gated channels alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.squeeze, self.gate = nn.Conv2d(6, 2, 1), nn.Conv2d(2, 6, 1)
+        self.b, self.fc = nn.Conv2d(6, 4, 1), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.a(x)))
+        x = x * torch.sigmoid(self.gate(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
+        return self.fc(F.relu(self.b(x)).amax((-1, -2)))
+
+
+class Shuffled(nn.Module):
+    """Halves, one of which passes a block, then a channel shuffle by hand or by a module."""
+
+    def __init__(self, module: bool) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(3, 8, 3), nn.Conv2d(4, 6, 1)
+        self.depthwise, self.outer = nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Conv2d(6, 4, 1)
+        self.fc = nn.Linear(8, 5)
+        self.shuffle = nn.ChannelShuffle(2) if module else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.stem(x).chunk(2, 1)
+        x = torch.cat((left, self.outer(self.depthwise(F.relu(self.inner(right))))), 1)
+        if self.shuffle is not None:
+            x = self.shuffle(x)
+        else:
+            n, c, h, w = x.shape
+            x = x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return self.fc(F.relu(x).mean((2, 3)))
+
+
+class Padded(nn.Module):
+    """An option-A shortcut: every second pixel, and channels of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv1 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, 2, 1)
+        self.conv2, self.fc = nn.Conv2d(6, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        return self.fc(F.relu(self.conv2(F.relu(self.conv1(x))) + short).mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    """Word vectors, a recurrent network, and one of the ways to read it."""
+
+    def __init__(self, kind: type[nn.RNNBase], levels: int, both: bool, read: str) -> None:
+        super().__init__()
+        self.words, self.read, self.both = nn.Embedding(20, 6, padding_idx=0), read, both
+        self.rnn = kind(6, 5, levels, batch_first=True, bidirectional=both)
+        self.norm = nn.LayerNorm(5 * (1 + both))
+        self.fc = nn.Linear(5 * (1 + both), 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, last = self.rnn(self.words(x))
+        last = last[0] if isinstance(self.rnn, nn.LSTM) else last
+        if self.read == "last":
+            return self.fc(torch.cat([last[-2], last[-1]], 1) if self.both else last[-1])
+        states = self.norm(states)
+        return self.fc({"end": states[:, -1], "mean": states.mean(1), "maximum": states.max(1)[0]}[self.read])
 
 
 def shuffle(model: nn.Module, groups: list[Group], seed: int = 1) -> list[Tensor]:
@@ -87,10 +145,10 @@ def shuffle(model: nn.Module, groups: list[Group], seed: int = 1) -> list[Tensor
     return orders
 
 
-def error(model: nn.Module, groups: list[Group], dtype: torch.dtype = torch.float64, train: bool = False) -> float:
-    """Return the relative change of the outputs after permuting `groups`."""
-    model = model.to(dtype).train(train)
-    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(3)).to(dtype)
+def error(model: nn.Module, groups: list[Group], train: bool = False, x: Tensor | None = None) -> float:
+    """Return the relative change of the outputs after permuting `groups`, in double precision."""
+    model = model.double().train(train)
+    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(3)).double() if x is None else x
     with torch.no_grad():
         before = model(x)
         shuffle(model, groups)
@@ -111,28 +169,43 @@ NETS = st.one_of(
 
 @settings(max_examples=40, deadline=None)
 @given(model=NETS, train=st.booleans())
-def test_permuting_every_group_preserves_the_function(model: nn.Module, train: bool) -> None:
+def test_permuting_every_group_preserves_the_function(zoo: Any, model: nn.Module, train: bool) -> None:
     groups = channel_groups(model)
     assert groups
-    before = {name: value.clone() for name, value in randomised(model).double().state_dict().items()}
+    before = {name: value.clone() for name, value in zoo.randomised(model).double().state_dict().items()}
     assert error(model, groups, train=train) < 1e-12
     for name, value in model.state_dict().items():
         if not train:  # a pass in train mode moves the running statistics itself
             assert torch.equal(value.flatten().sort()[0], before[name].flatten().sort()[0])
 
 
-@pytest.mark.parametrize("key", sorted(key for key in ARCHITECTURES if kind_of(key) == "image"))
-def test_shipped_networks_in_single_precision(key: str) -> None:
-    model = randomised(ARCHITECTURES[key]((3, 32, 32), 10, normalize()))
-    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        before = model(x)
+@pytest.mark.parametrize("key", sorted(ARCHITECTURES))
+def test_registered_networks(zoo: Any, key: str) -> None:
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        model = zoo.copy(key, dtype)
         shuffle(model, channel_groups(model))
-        assert float((model(x) - before).norm() / before.norm()) < 1e-5
+        assert zoo.change(key, model) < tolerance
 
 
-def test_inverse_restores_every_bit() -> None:
-    model = randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
+@pytest.mark.parametrize("key", sorted(ARCHITECTURES))
+def test_every_layer_but_the_last_is_moved(zoo: Any, key: str) -> None:
+    model = zoo.copy(key)
+    weighted = (nn.Linear, nn.modules.conv._ConvNd, nn.LSTM, nn.Embedding)
+    layers = {name for name, layer in model.named_modules() if isinstance(layer, weighted)}
+    groups = channel_groups(model)
+    moved = {name for group in groups for role in ("producer", "carrier") for name in group.layers(role)}
+    if key == "shufflenetv2":
+        # Where units are joined, split and shuffled, nobody may move: the last convolution of each branch writes there.
+        joints = {name for name in layers if name.endswith((".body.5", ".shortcut.2"))}
+        # In units without a shortcut layer the body's input is half of such channels, and free behind its first layer.
+        later = {n for n in layers if n.endswith(".shortcut.0") and n != "units.0.shortcut.0"}
+        assert layers - moved == {"fc"} | joints | later
+    else:
+        assert layers - moved == {logit_layer(model)}
+
+
+def test_inverse_restores_every_bit(zoo: Any) -> None:
+    model = zoo.randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     groups = channel_groups(model)
     orders = shuffle(model, groups)
@@ -150,15 +223,15 @@ def without(group: Group, module: str = "", tensors: tuple[str, ...] = ()) -> Gr
 
 
 @pytest.mark.parametrize("forgotten", [("running_mean", "running_var"), ("running_var",), ("bias",)])
-def test_forgetting_batch_norm_breaks_the_function(forgotten: tuple[str, ...]) -> None:
-    model = randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
+def test_forgetting_batch_norm_breaks_the_function(zoo: Any, forgotten: tuple[str, ...]) -> None:
+    model = zoo.randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
     groups = [without(group, tensors=forgotten) for group in channel_groups(model)]
     assert error(model, groups) > 0.01
 
 
 @pytest.mark.parametrize("producer", ["blocks.1.conv2", "blocks.1.shortcut.0", "blocks.2.conv2"])
-def test_leaving_out_one_producer_of_a_stream_breaks_the_function(producer: str) -> None:
-    model = randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
+def test_leaving_out_one_producer_of_a_stream_breaks_the_function(zoo: Any, producer: str) -> None:
+    model = zoo.randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
     stream = next(group for group in channel_groups(model) if producer in group.layers("producer"))
     assert stream.is_stream
     assert error(model, [without(stream, module=producer)]) > 0.01
@@ -176,7 +249,7 @@ def test_groups_of_a_residual_network() -> None:
     assert last.layers("producer") == ("blocks.1.conv2", "blocks.1.shortcut.0", "blocks.2.conv2")
     assert last.layers("consumer") == ("blocks.2.conv1", "fc")
     assert len(groups) == 5
-    assert all(group.scalable for group in groups.values())
+    assert all(group.keeps_zero for group in groups.values())
 
 
 def test_flattened_maps_own_blocks_of_columns() -> None:
@@ -186,24 +259,93 @@ def test_flattened_maps_own_blocks_of_columns() -> None:
     assert groups[1].members[-1].positions(torch.tensor([2, 0])).tolist() == [*range(50, 75), *range(25)]
 
 
-def test_concatenation_depthwise_and_unknown_operations() -> None:
-    model = randomised(Odd())
-    groups = {group.name: group for group in channel_groups(model)}
-    # The gate's unsqueeze is not known, so it freezes what it gates; the group norm freezes its input.
-    assert set(groups) == {"d"}
-    assert error(model, list(groups.values())) < 1e-12
+def test_pre_activation_blocks_carry_the_norm_that_opens_them(zoo: Any) -> None:
+    groups = {group.name: group for group in channel_groups(zoo.copy("preresnet20"))}
+    last = groups["blocks.6.conv2"]
+    assert last.layers("producer") == ("blocks.6.conv2", "blocks.6.shortcut", "blocks.7.conv2", "blocks.8.conv2")
+    assert last.layers("carrier") == ("blocks.7.bn1", "blocks.8.bn1", "bn")
+    assert last.layers("consumer") == ("blocks.7.conv1", "blocks.8.conv1", "fc")
 
-    class Joined(Odd):
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.depthwise(torch.cat([self.a(x), F.silu(self.b(x))], 1))
-            return self.head(F.relu(self.d(self.norm(self.c(x)))))
 
-    model = randomised(Joined())
+def test_concatenation_depthwise_and_group_norm(zoo: Any) -> None:
+    model = zoo.randomised(Odd(gated=False))
     groups = {group.name: group for group in channel_groups(model)}
     assert set(groups) == {"a", "b", "d"}
     assert [member.start for member in groups["b"].members] == [0, 0, 4, 4, 4]
-    assert not groups["b"].scalable
     assert error(model, list(groups.values())) < 1e-12
+
+
+def test_a_gate_moves_with_what_it_gates(zoo: Any) -> None:
+    groups = {group.name: group for group in channel_groups(GatedConv())}
+    assert groups["a"].layers("producer") == ("a", "gate")
+    assert error(zoo.randomised(GatedConv()), list(groups.values())) < 1e-12
+    # A gate that meets two variables laid end to end does not match either: all three stay.
+    odd = channel_groups(Odd())
+    assert {group.name for group in odd} == {"squeeze", "d"}
+    assert error(zoo.randomised(Odd()), odd) < 1e-12
+
+
+@pytest.mark.parametrize("model", [Shuffled(True), Shuffled(False)], ids=["module", "by hand"])
+def test_shuffled_streams_stay_and_inner_channels_are_free(model: nn.Module) -> None:
+    groups = channel_groups(model)
+    assert [group.layers("producer") + group.layers("carrier") for group in groups] == [("inner", "depthwise")]
+    assert error(model.eval(), groups) < 1e-12
+
+
+def test_channel_padding_freezes_both_streams() -> None:
+    model = Padded()
+    groups = channel_groups(model)
+    assert [group.name for group in groups] == ["conv1"]
+    assert error(model.eval(), groups) < 1e-12
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(("levels", "both"), [(1, False), (2, True)])
+@pytest.mark.parametrize("read", ["last", "end", "mean", "maximum"])
+def test_recurrent_units_move_gate_by_gate(kind: type[nn.RNNBase], levels: int, both: bool, read: str) -> None:
+    model = Recurrent(kind, levels, both, read)
+    groups = channel_groups(model)
+    assert len(groups) == len({group.name for group in groups}) == 1 + levels * (1 + both)
+    words = torch.randint(0, 20, (4, 7), generator=torch.Generator().manual_seed(1))
+    assert error(model, groups, x=words) < 1e-12
+    units = groups[1]
+    gates = {member.start // 5 for member in units.members if member.tensor == "weight_ih_l0"}
+    assert len(gates) == {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
+    short = replace(units, members=tuple(m for m in units.members if m.tensor != "weight_hh_l0" or m.axis == 0))
+    assert error(model, [short], x=words) > 0.001
+
+
+def test_recurrent_layers_of_other_forms_are_left_alone() -> None:
+    class Projected(nn.Module):
+        def __init__(self, **form: Any) -> None:
+            super().__init__()
+            self.words, self.rnn, self.fc = nn.Embedding(9, 6), nn.LSTM(6, 4, **form), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.rnn(self.words(x))[0][:, -1])
+
+    assert [group.name for group in channel_groups(Projected(batch_first=True))] == ["words", "rnn.weight_ih_l0"]
+    assert channel_groups(Projected(batch_first=False)) == []
+
+
+def test_parameters_that_two_layers_share_are_left_alone() -> None:
+    class Tied(nn.Module):
+        def __init__(self, outside: bool) -> None:
+            super().__init__()
+            self.outside = outside
+            self.a, self.b, self.c, self.d = (nn.Linear(192 if i == 0 else 6, 6 if i < 3 else 5) for i in range(4))
+            if not outside:
+                self.c.weight = self.b.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.c(F.relu(self.b(F.relu(self.a(x.flatten(1))))))
+            return self.d(x @ self.b.weight if self.outside else x)
+
+    for outside in (False, True):
+        model = Tied(outside)
+        groups = channel_groups(model)
+        assert not {"b"} & {member.module for group in groups for member in group.members}
+        assert error(model, groups) < 1e-12
 
 
 def test_a_layer_that_runs_twice_is_left_alone() -> None:
@@ -218,9 +360,9 @@ def test_a_layer_that_runs_twice_is_left_alone() -> None:
     assert channel_groups(Twice()) == []
 
 
-def test_saturating_activations_may_be_permuted_but_not_scaled() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.Tanh(), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5))
-    assert [group.scalable for group in channel_groups(model)] == [False, True]
+def test_groups_know_what_zero_becomes() -> None:
+    layers = (nn.Linear(192, 4), nn.Sigmoid(), nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5))
+    assert [group.keeps_zero for group in channel_groups(nn.Sequential(nn.Flatten(), *layers))] == [False, True]
 
 
 def test_the_layer_of_the_logits() -> None:
