@@ -165,6 +165,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
+    from results.pareto import robustness
     from results.parquet import read_rows
     from results.render import render
     from results.tables import matrix, published
@@ -172,10 +173,12 @@ def _table(arguments: argparse.Namespace) -> int:
     rows = read_rows(Path(arguments.out))
     if arguments.table is None:
         table = matrix(rows)
+    elif arguments.table == "robustness":
+        table = robustness(rows)
     else:
         paper, slash, number = arguments.table.partition("/")
         if not slash:
-            raise BadInput(f"--table {arguments.table}: expected PAPER/NUMBER, e.g. usp_csp/5")
+            raise BadInput(f"--table {arguments.table}: expected PAPER/NUMBER, e.g. usp_csp/5, or robustness")
         table = published(rows, paper, number)
     _print(render(table, arguments.format))
     return 0
@@ -272,7 +275,9 @@ def _parser() -> argparse.ArgumentParser:
 
     table = command("table", _table, "methods x attacks, or a published table with measured beside published")
     _common(table, "OUT")
-    table.add_argument("--table", metavar="PAPER/NUMBER", help="e.g. usp_csp/5; default: the sweep's own matrix")
+    table.add_argument(
+        "--table", metavar="PAPER/NUMBER", help="e.g. usp_csp/5, or robustness; default: the sweep's own matrix"
+    )
     table.add_argument("--format", choices=("md", "latex", "csv", "html"), default="md")
 
     mlflow = command("mlflow", _mlflow, "rebuild or open the MLflow mirror of a sweep")

@@ -11,9 +11,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from results import configs
+from results.render import Keys, Table
 from results.statistics import over_victims
 
 MAX_LOSS = 0.05  # the largest loss of accuracy of an attack that succeeds, one-sided
+_LEGEND = (
+    "hyper-volume: share of the box between 5 points below the victim's accuracy and all scores that attacks dominate, "
+    "0 robust to 1; scores in SoK's normalisation: threshold at 0.5, full match at 1",
+    "robust: no configuration with a cost share below 1 removes the mark from half of the victims or more",
+    "front: accuracy in percent · score; pay-off in SoK's game: the accuracy of a removal, of all else less the score",
+)
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,9 @@ def points(rows: pd.DataFrame) -> list[Point]:
         if means["_score"].n:
             share = means["cost_share"].value if means["cost_share"].n else None
             removed = float((group["outcome"] == "removed").mean())
-            figures = (means[name].value for name in columns[:3])
-            found.append(Point(str(attack), str(config), *figures, removed, share, tuple(group["cell_key"])))
+            main, before, score = (means[name].value for name in columns[:3])
+            keys = tuple(str(key) for key in group["cell_key"])
+            found.append(Point(str(attack), str(config), main, before, score, removed, share, keys))
     return found
 
 
@@ -113,3 +122,57 @@ def cheapest_removals(candidates: Iterable[Point]) -> list[Point]:
 def equilibrium(candidates: Sequence[Point]) -> Point | None:
     """Return the attack with the largest pay-off: the point at which SoK's zero-sum game compares methods."""
     return max(candidates, key=lambda point: (point.pay_off, -point.score), default=None)
+
+
+def robustness(rows: pd.DataFrame) -> Table:
+    """Return one line per task and method: how much its attackers gain, by which attacks.
+
+    Args:
+        rows: as returned by `parquet.read_rows`.
+    """
+    columns = ("task", "method", "hyper-volume", "robust", "front", "cheapest removal", "largest pay-off")
+    texts: list[tuple[str, ...]] = []
+    keys: list[tuple[Keys, ...]] = []
+    for (task, method, _), group in rows.groupby(["task", "method", "method_config"], sort=True):
+        found = points(group)
+        if not found:
+            continue
+        names = _names(found)
+        ends = front(point for point in found if point.inside)
+        cheap = [point for point in cheapest_removals(found) if point.removed >= 0.5][:1]
+        best = equilibrium(found)
+        before = found[0].main_before
+        shown = ", ".join(f"{names[p]} ({100 * p.main:.1f} · {p.score:.2f})" for p in ends)
+        texts.append((
+            str(task), str(method), f"{hypervolume(found, before):.2f}", "no" if _broken(found) else "yes", shown,
+            ", ".join(f"{names[p]} (share {p.cost_share:.2g})" for p in cheap) or "none",
+            f"{names[best]} ({best.pay_off:.2f})" if best else "-",
+        ))  # fmt: skip
+        every = tuple(key for point in found for key in point.cells)
+        of_best = best.cells if best else ()
+        keys.append(
+            (
+                (),
+                (),
+                every,
+                every,
+                tuple(k for p in ends for k in p.cells),
+                tuple(k for p in cheap for k in p.cells),
+                of_best,
+            )
+        )
+    return Table("Robustness", columns, tuple(texts), _LEGEND, tuple(keys), lead=2, parted=False)
+
+
+def _broken(found: Iterable[Point]) -> bool:
+    """Whether an economical attack removes the mark from half of the victims or more."""
+    return any(point.removed >= 0.5 and (point.cost_share or 0.0) < 1 for point in found)
+
+
+def _names(found: Sequence[Point]) -> dict[Point, str]:
+    names: dict[Point, str] = {}
+    for attack in dict.fromkeys(point.attack for point in found):
+        own = [point for point in found if point.attack == attack]
+        differ = configs.varying(point.config for point in own)
+        names |= {point: configs.label(attack, point.config, differ) for point in own}
+    return names

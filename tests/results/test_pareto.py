@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results.pareto import Point, cheapest_removals, equilibrium, front, hypervolume, points
+from results.pareto import Point, cheapest_removals, equilibrium, front, hypervolume, points, robustness
 
 
 def point(main: float, score: float, *, share: float | None = 0.1, removed: float = 0.0, before: float = 0.9) -> Point:
@@ -76,3 +76,20 @@ def test_points_are_means_over_victims_of_cells_with_a_score() -> None:
     (only,) = points(rows)
     assert (only.attack, only.removed, only.cells) == ("prune", 0.5, ("prune-0", "prune-1"))
     assert (only.main, only.score) == (pytest.approx(0.85), pytest.approx(0.3))
+
+
+def test_the_robustness_table_names_the_attacks_and_their_cells() -> None:
+    common = {"task": "digits-lenet5", "method": "adi", "method_config": "{}"}
+    rows = pd.DataFrame([
+        row("prune", 0, 0.88, 0.2, **common, cost_share=0.01), row("none", 0, 0.9, 1.0, outcome="retained", **common),
+        row("prune", 1, 0.88, 0.2, **{**common, "method": "csp"}, cost_share=2.0),
+    ])  # fmt: skip
+    table = robustness(rows)
+    adi, csp = (dict(zip(table.columns, line, strict=True)) for line in table.rows)
+    assert (adi["hyper-volume"], adi["robust"], csp["robust"]) == ("0.48", "no", "yes"), (
+        "dearer than training is no threat"
+    )
+    assert adi["front"] == "none (90.0 · 1.00), prune (88.0 · 0.20)"
+    assert adi["cheapest removal"] == "prune (share 0.01)"
+    assert adi["largest pay-off"] == "prune (0.88)"
+    assert table.keys[0][5] == ("prune-0",)
