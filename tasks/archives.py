@@ -34,7 +34,8 @@ def layouts(info: DatasetInfo) -> tuple[Layout, ...]:
         )
     if info.kind == "text":
         return (parquet_text(info),)
-    return (parquet(info), *_PUBLISHED.get(info.key, lambda _: ())(info), tree(info))
+    published = _PUBLISHED[info.key](info) if info.key in _PUBLISHED else ()
+    return (parquet(info), *published, tree(info))
 
 
 def _first_classes(layout: Layout, classes: int) -> Layout:
@@ -48,14 +49,16 @@ def _first_classes(layout: Layout, classes: int) -> Layout:
 
 
 def _idx(folder: str) -> tuple[Layout, ...]:
+    """Return MNIST's layouts, plain and gzipped."""
+    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     return tuple(
         files(
-            *([f"{folder}/{part}-{kind}{ending}" for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-              for part in ("train", "t10k")),
+            [f"{folder}/train-{kind}{ending}" for kind in kinds],
+            [f"{folder}/t10k-{kind}{ending}" for kind in kinds],
             lambda paths: formats.read_idx_pair(*paths),
         )
         for ending in ("", ".gz")
-    )  # fmt: skip
+    )
 
 
 def _categories(info: DatasetInfo, folder: str) -> Layout:
