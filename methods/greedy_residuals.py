@@ -3,11 +3,12 @@
 Paper: Liu, Weng, Zhu, "Watermarking Deep Neural Networks with Greedy Residuals", ICML 2021,
     https://proceedings.mlr.press/v139/liu21x.html
 Access: weights. Protected is the carrier layer of the released network, whatever its task; verifying takes no data.
-Differs from the paper: Ed25519 and SHAKE-256 instead of RSA with 256 bits, which is factored in minutes; the embedding
-    step is joint with SGD, as in the published code, and Algorithm 1's separate one with adaptive optimisers, whose
-    steps do not scale with a gradient; the carrier, which the paper does not name, is the first layer with four weights
-    per bit or more; the paper names no threshold, so p <= 1e-3 decides. The laptop profile takes the strength from the
-    number of steps, because 0.01 needs thousands, and rows no longer than the carrier fills.
+Differs from the paper: Ed25519 (or RSA with 2,048 bits) instead of RSA with 256, which is factored in minutes, and
+    SHAKE-256 of the signature; the embedding step is joint with SGD, as in the published code, and Algorithm 1's
+    separate one with adaptive optimisers, whose steps do not scale with a gradient; the carrier, which the paper does
+    not name, is the first layer with four weights per bit or more; the paper names no threshold, so p <= 1e-3 decides.
+    The laptop profile takes the strength from the number of steps, because 0.01 needs thousands, and rows no longer
+    than the carrier fills.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from methods.base import Mark, Method, MethodConfig, Secret
 from methods.parts.carrier import carrier
 from methods.parts.residuals import Carriers, choose, hinge, residuals_of, selected_count
-from methods.parts.signature import bits, is_signed, signed_key
+from methods.parts.signature import Scheme, bits, is_signed, signed_key
 from methods.parts.statistics import binomial_tail, least_hits
 from methods.suspect import Suspect
 from methods.verdict import STRICT_ALPHA, Verdict
@@ -53,6 +54,7 @@ class Config(MethodConfig):
     embed_lr: float | None = Field(None, gt=0)  # rate of the separate step; None: the schedule's current one
     start: Literal["scratch", "clean"] = "scratch"  # clean: mark a trained model by a few further epochs
     epochs_after: int = Field(10, ge=0)  # of start="clean", at the schedule's last rate
+    scheme: Scheme = "ed25519"  # of the signature over the owner's message
     search_budget: int = Field(1, ge=1)  # signatures that the claimant tried; multiplies the p-value
 
 
@@ -146,7 +148,7 @@ class GreedyResiduals(Method):
         """Sign with a fresh key; the bits follow from the signature (Eq. 3)."""
         own = _carriers(task, self.config)
         return {
-            **signed_key(lab.stream("secret")),
+            **signed_key(lab.stream("secret"), self.config.scheme),
             "layers": list(own.names),
             "shapes": [list(shape) for shape in own.shapes],
             "bits": own.bits,

@@ -1,8 +1,7 @@
-"""Signed keys: Ed25519 signatures, what is derived from them by domain-separated hashing, and commitments.
+"""Signed keys: Ed25519 or RSA-PSS signatures, what is derived from them by domain-separated hashing, and commitments.
 
 A signature ties a mark to one key holder; it does not stop grinding (a claimant may sign many messages and keep the
-best), so a key-randomised p-value is multiplied by the number of signatures tried. RSA-PSS is left out: its signatures
-are randomised by the operating system, so a stage could not be computed twice with the same result.
+best), so a key-randomised p-value is multiplied by the number of signatures tried.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from torch import Tensor
 
+from methods.parts.rsa import is_rsa_signed, rsa_sign
+
+Scheme = Literal["ed25519", "rsa-pss-2048"]
 SIGNATURE_BYTES = 64
 # The time in a message is a constant: a clock would make the key, and with it every result, differ between runs.
 _TIME = "1970-01-01T00:00:00+00:00"
@@ -38,15 +40,21 @@ def sign(private_key: bytes, message: bytes) -> dict[str, bytes]:
     }
 
 
-def signed_key(generator: torch.Generator) -> dict[str, bytes]:
+def signed_key(generator: torch.Generator, scheme: Scheme = "ed25519") -> dict[str, bytes]:
     """Draw a private key and an owner id, and sign `<owner id>|<ISO-8601 time>`; return what `sign` returns."""
     private_key = random_bytes(generator, 32)
     owner = random_bytes(generator, 8).hex()
-    return sign(private_key, f"owner-{owner}|{_TIME}".encode())
+    make = sign if scheme == "ed25519" else rsa_sign
+    return make(private_key, f"owner-{owner}|{_TIME}".encode())
 
 
 def is_signed(evidence: Mapping[str, Any]) -> bool:
-    """Return whether `public_key` made `signature` over `message`; False for evidence that is not well formed."""
+    """Return whether `public_key` made `signature` over `message`; False for evidence that is not well formed.
+
+    The length of the public key tells the scheme: 32 bytes are Ed25519, anything else must be RSA.
+    """
+    if isinstance(evidence.get("public_key"), bytes) and len(evidence["public_key"]) > 32:
+        return is_rsa_signed(evidence)
     try:
         key = Ed25519PublicKey.from_public_bytes(evidence["public_key"])
         key.verify(evidence["signature"], evidence["message"])

@@ -246,6 +246,14 @@ def test_foreign_signature_and_missing_carrier_stop_the_verdict(bench: Any) -> N
         assert (verdict.applicable, verdict.detected, verdict.p_value) == (False, False, 1)
 
 
+def test_rsa_signature_carries_as_well(bench: Any) -> None:
+    method, task, secret = secret_of(bench, scheme="rsa-pss-2048")
+    assert len(secret["signature"]) == 256
+    suspect = bench.suspect(method, obedient(task, secret))
+    assert method.verify(suspect, secret).score == 1
+    assert method.verify(suspect, {**secret, "message": b"mine"}).reason == "signature"
+
+
 def test_wrong_keys_match_at_chance(bench: Any) -> None:
     method, task, secret = secret_of(bench)
     keys = method.null_keys(task.but(calibration_keys=100), bench.splits(task).owner, secret, bench.lab(KEY, task))
