@@ -165,20 +165,20 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
+    from results.detection import detections
     from results.pareto import robustness
     from results.parquet import read_rows
     from results.render import render
     from results.tables import matrix, published
 
     rows = read_rows(Path(arguments.out))
-    if arguments.table is None:
-        table = matrix(rows)
-    elif arguments.table == "robustness":
-        table = robustness(rows)
+    own = {None: matrix, "robustness": robustness, "detection": detections}
+    if arguments.table in own:
+        table = own[arguments.table](rows)
     else:
         paper, slash, number = arguments.table.partition("/")
         if not slash:
-            raise BadInput(f"--table {arguments.table}: expected PAPER/NUMBER, e.g. usp_csp/5, or robustness")
+            raise BadInput(f"--table {arguments.table}: expected PAPER/NUMBER, robustness or detection")
         table = published(rows, paper, number)
     _print(render(table, arguments.format))
     return 0
@@ -276,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     table = command("table", _table, "methods x attacks, or a published table with measured beside published")
     _common(table, "OUT")
     table.add_argument(
-        "--table", metavar="PAPER/NUMBER", help="e.g. usp_csp/5, or robustness; default: the sweep's own matrix"
+        "--table", metavar="PAPER/NUMBER", help="e.g. usp_csp/5; robustness; detection; default: the sweep's own matrix"
     )
     table.add_argument("--format", choices=("md", "latex", "csv", "html"), default="md")
 

@@ -93,3 +93,17 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Mean:
         quantile = float(stats.t.ppf((1 + level) / 2, len(data) - 1))
         half = quantile * float(np.std(data, ddof=1)) / math.sqrt(len(data))
     return Mean(float(np.mean(data)), half, len(data), float(data.min()), float(data.max()))
+
+
+def auc(marked: Sequence[float], unmarked: Sequence[float]) -> float:
+    """Return the area under the ROC curve of a detection: how often a marked model's figure exceeds an unmarked one's.
+
+    Args:
+        marked: one figure per marked model, larger is more suspicious; at least one.
+        unmarked: one per unmarked model; at least one.
+
+    Returns:
+        1: every marked model stands out, 0.5: guessing; ties count half.
+    """
+    pairs = len(marked) * len(unmarked)
+    return float(stats.mannwhitneyu(marked, unmarked, method="asymptotic").statistic) / pairs

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from results import statistics
-from results.statistics import clopper_pearson, over_victims, t_interval, wilson
+from results.statistics import auc, clopper_pearson, over_victims, t_interval, wilson
 
 COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -73,3 +73,9 @@ def test_the_mean_lies_between_the_extremes(values):
 
 def test_module_level_is_95_percent():
     assert statistics.t_interval([0.0, 1.0]).half == pytest.approx(12.7062 * 0.5, abs=1e-3)
+
+
+def test_auc_counts_pairs_and_ties_half():
+    assert auc([3, 4], [1, 2]) == 1
+    assert auc([1, 2], [3, 4]) == 0
+    assert auc([2], [1, 2, 3, 4]) == (1 + 0.5) / 4
