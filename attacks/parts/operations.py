@@ -75,19 +75,18 @@ def _is_shape(node: fx.Node) -> bool:
 
 
 def _reduce(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
-    """Pass a mean, sum or maximum over all spatial axes, or over the positions of a sequence."""
-    axis, dims = _only(variables, values), _argument(node, 1, "dim", None)
-    dims = (dims,) if isinstance(dims, int) else tuple(dims) if isinstance(dims, (tuple, list)) else ()
-    keeps = bool(_argument(node, 2, "keepdim", False))
-    if (
-        axis
-        and axis.kind == "map"
-        and {_forward(dim, 2 + axis.spatial) for dim in dims} == {*range(2, 2 + axis.spatial)}
-    ):
-        return axis if keeps else Axis(axis.variables, "vector")
-    if axis and axis.kind == "sequence" and {_forward(dim, 3) for dim in dims} == {1}:
-        return axis if keeps else Axis(axis.variables, "vector")
-    return variables.freeze(axis)
+    """Pass a mean, sum or maximum over spatial axes, or over the positions of a sequence."""
+    axis, dims = _only(variables, values), _argument(node, 1, "dim", ())
+    dims = (dims,) if isinstance(dims, int) else dims if isinstance(dims, (tuple, list)) else ()
+    if axis is None or not dims or axis.kind not in ("map", "sequence"):
+        return variables.freeze(axis)
+    rank, places = (3, {1}) if axis.kind == "sequence" else (2 + axis.spatial, {*range(2, 2 + axis.spatial)})
+    gone = {_forward(dim, rank) for dim in dims}
+    if not gone <= places:
+        return variables.freeze(axis)
+    if _argument(node, 2, "keepdim", False):
+        return axis
+    return Axis(axis.variables, "vector") if gone == places else Axis(axis.variables, "map", axis.spatial - len(gone))
 
 
 def _maximum(variables: Variables, node: fx.Node, values: list[Value]) -> Value:
@@ -213,9 +212,10 @@ def _quotient(variables: Variables, node: fx.Node, values: list[Value]) -> Value
 
 def _pair(variables: Variables, node: fx.Node, values: list[Value]) -> tuple[Axis, Axis] | None:
     """Return the two axes that an operation joins channel by channel; freeze them and return None where it does not."""
-    if len(values) != 2:
+    operands = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, fx.Node)]
+    if len(operands) != 2:
         return None
-    a, b = values
+    a, b = values[0], values[-1]  # one and the same where an activation meets itself
     if isinstance(a, Axis) and isinstance(b, Axis):
         shapes = [(axis.kind, axis.spatial, variables.sizes(axis)) for axis in (a, b)]
         if shapes[0] == shapes[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from attacks.parts.channels import Group, permute
-from attacks.parts.graph import channel_groups, logit_layer
+from attacks.parts.channels import Group, permute, scale
+from attacks.parts.graph import channel_groups, logit_layer, scaling_groups
 from tasks.architectures import ARCHITECTURES, Normalize
 from tasks.errors import UnsupportedModel
 from tasks.networks.classic import MLP
@@ -313,6 +314,72 @@ def test_recurrent_units_move_gate_by_gate(kind: type[nn.RNNBase], levels: int, 
     assert len(gates) == {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
     short = replace(units, members=tuple(m for m in units.members if m.tensor != "weight_hh_l0" or m.axis == 0))
     assert error(model, [short], x=words) > 0.001
+
+
+class Applied(nn.Module):
+    """One operation between a convolution and a dense layer, with values per channel at hand that are no parameters."""
+
+    def __init__(self, operation: Callable[[Any, Any], Any], columns: int) -> None:
+        super().__init__()
+        self.conv, self.operation, self.fc = nn.Conv2d(3, 4, 3), operation, nn.Linear(columns, 5)
+        self.register_buffer("values", torch.linspace(0.5, 1.5, 4).view(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.operation(self.conv(x), self.values))
+
+
+# The operation, the dense layer's columns, and whether channels may be permuted and scaled through it.
+CASES: list[tuple[Callable[[Any, Any], Any], int, bool, bool]] = [
+    (lambda x, _: x.mean((2, 3)), 4, True, True),
+    (lambda x, _: x.amax((-1, -2)), 4, True, True),
+    (lambda x, _: x.sum(dim=3).sum(-1), 4, True, True),
+    (lambda x, _: x.max(3)[0].max(2).values, 4, True, True),
+    (lambda x, _: x.mean((2, 3), keepdim=True).squeeze(3).squeeze(-1), 4, True, True),
+    (lambda x, _: x.mean((2, 3))[:, :, None, None].relu().flatten(1), 4, True, True),
+    (lambda x, _: x[:, :, 1:, ::2].mean((2, 3)), 4, True, True),
+    (lambda x, _: x.view(x.size(0), -1), 144, True, True),
+    (lambda x, _: x.reshape(x.shape[0], -1), 144, True, True),
+    (lambda x, _: torch.flatten(x, start_dim=1), 144, True, True),
+    (lambda x, _: (2 * x / 3).mean((2, 3)), 4, True, True),
+    (lambda x, _: (x + x.relu()).mean((2, 3)), 4, True, True),
+    (lambda x, _: torch.cat([x, x.relu()], 1).mean((2, 3)), 8, True, True),
+    (lambda x, _: torch.cat([x, x.relu()], -3).mean((2, 3)), 8, True, True),
+    (lambda x, _: torch.cat([x, x.relu()], 2).mean((2, 3)), 4, False, False),
+    (lambda x, _: (1 - x).mean((2, 3)), 4, True, False),
+    (lambda x, _: (1 / (9 + x)).mean((2, 3)), 4, False, False),
+    (lambda x, _: (x * x.sigmoid()).mean((2, 3)), 4, True, False),
+    (lambda x, _: (x * x).mean((2, 3)), 4, True, False),
+    (lambda x, _: torch.mul(input=x, other=x).mean((2, 3)), 4, True, False),
+    (lambda x, _: (x / x + x).mean((2, 3)), 4, False, False),
+    (lambda x, _: (x / (9 + x.relu())).mean((2, 3)), 4, False, False),
+    (lambda x, values: (x * values).mean((2, 3)), 4, False, False),
+    (lambda x, values: (x + values).mean((2, 3)), 4, False, False),
+    (lambda x, _: x.mean((1, 2)), 6, False, False),
+    (lambda x, _: x.mean((2, 3)).mean(1, keepdim=True), 1, False, False),
+    (lambda x, _: x.softmax(1).mean((2, 3)), 4, False, False),
+    (lambda x, _: x.flip(1).mean((2, 3)), 4, False, False),
+    (lambda x, _: x.transpose(1, 2).mean((2, 3)), 6, False, False),
+    (lambda x, _: x.view(-1, 4, 36).mean(2), 4, False, False),
+    (lambda x, _: x.flatten(2).mean(2), 4, False, False),
+    (lambda x, _: x[:, 1:].mean((2, 3)), 3, False, False),
+    (lambda x, _: x[:, 0].mean(2), 6, False, False),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[str(place) for place in range(len(CASES))])
+def test_operations(case: tuple[Callable[[Any, Any], Any], int, bool, bool]) -> None:
+    """Whatever is moved or scaled, the function stays; and what is known to commute is moved."""
+    operation, columns, permutes, scales = case
+    model = Applied(operation, columns).double()
+    groups, scalings = channel_groups(model), scaling_groups(model)
+    assert (len(groups), len(scalings)) == (permutes, scales)
+    assert error(model, groups) < 1e-12
+    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(3)).double()
+    with torch.no_grad():
+        before = model(x)
+        for group in scalings:
+            scale(model, group, torch.linspace(0.3, 4, group.channels, dtype=torch.float64))
+        assert torch.allclose(model(x), before, rtol=1e-10)
 
 
 def test_recurrent_layers_of_other_forms_are_left_alone() -> None:
