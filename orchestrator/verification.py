@@ -54,18 +54,21 @@ def false_claims(
     counts: Counter[tuple[str, str]] = Counter()
     scores: defaultdict[str, list[float]] = defaultdict(list)
     total = 0
-    # A p-value may cost as much as a thousand readings; no rule can accept a score below all thresholds.
-    bar = min(thresholds.paper, thresholds.sok, thresholds.strict)
+    # A p-value may cost as much as a thousand readings, and only two rules ask for more than the score.
+    bar = min(thresholds.paper, thresholds.strict)
     for claim in claims:
         total += 1
         for name, model in suspects.items():
             group = name.rpartition("-")[0]
             suspect = Suspect(model, method.access, method.key)
             score = _score(method, suspect, claim)
-            scores[group].append(score)
+            scores[group].append(score or 0.0)
+            if score is None:
+                continue
+            counts[group, "sok"] += score >= thresholds.sok
             if score >= bar:
                 decisions = thresholds.decide(method.verify(suspect, claim))
-                counts.update((group, rule) for rule in _RULES if decisions[rule])
+                counts.update((group, rule) for rule in ("paper", "strict") if decisions[rule])
     if not total:
         return {}, []
     report = {"claims": float(total)}
@@ -79,11 +82,11 @@ def false_claims(
     return report, [point for group, found in scores.items() for point in _histogram(group, found)]
 
 
-def _score(method: Method, suspect: Suspect, claim: Secret) -> float:
+def _score(method: Method, suspect: Suspect, claim: Secret) -> float | None:
     try:
         return method.score(suspect, claim)[0]
     except UnsupportedModel:  # the suspect cannot carry the mark at all
-        return 0.0
+        return None
 
 
 def _histogram(group: str, scores: Sequence[float]) -> list[dict[str, Any]]:
