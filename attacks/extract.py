@@ -86,10 +86,12 @@ class Extract(Attack):
         if config.source == "in_dist" and (reason := needs_samples(config)):
             return reason
         if config.source == "ood":
+            if task.info.kind != "image":
+                return f"texts of another data set are not in the words of {task.dataset}'s owner; ask with noise"
             key = self._ood(task)
             if key is None:
                 return f"no data set is known to query {task.dataset} with; name one as ood: KEY"
-            if DATASETS[key].kind != "image" or task.info.kind != "image":
+            if DATASETS[key].kind != "image":
                 return f"{key} cannot be turned into queries for {task.dataset}: only images can"
         return unfit_student(config.student, task)
 

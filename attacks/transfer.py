@@ -77,7 +77,7 @@ class Transfer(Attack):
     needs = "weights"
     needs_data = True
     twin = True
-    laptop: ClassVar = {"stand_in": True, "samples": 2000}
+    laptop: ClassVar = {"stand_in": True, "samples": 2000, "momentum": 0.9}
     identity: ClassVar = {"epochs": 0, "head": "reuse"}
     Config = Config
 

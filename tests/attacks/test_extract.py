@@ -100,6 +100,7 @@ def test_nothing_but_labels_is_seen(field: Any) -> None:
             more(field.splits.attacker.train.inputs)
 
 
+@pytest.mark.slow
 def test_noise_teaches_little_and_in_distribution_images_a_lot(field: Any) -> None:
     inputs, public = field.splits.test.model_inputs(), (untouched("digits", None, 600),) * 2
     agree = {}
