@@ -12,7 +12,7 @@ from attacks.overwrite import Config, EmbeddingAlone, Overwrite
 from methods.base import Mark, MethodConfig
 from methods.clean import Clean
 from methods.suspect import Suspect
-from tasks.errors import UnsupportedModel
+from tasks.errors import AssayError, UnsupportedModel
 from tasks.recipe import Batch, Recipe, State, Terms
 from tasks.schedule import Schedule
 
@@ -102,3 +102,21 @@ def test_pairs_that_make_no_sense_are_refused(field: Any) -> None:
     assert "embeds nothing" in str(Overwrite(Config()).supports(field.task, Clean(MethodConfig())))
     method = field.SignMark(MethodConfig())
     assert "no data" in str(Overwrite(Config(split="none")).supports(field.task, method))
+
+
+def test_a_leaked_key_is_denied(field: Any) -> None:
+    method = field.SignMark(MethodConfig())
+    model, secret = field.marked(method)
+    victim = field.victim("weights", method, model)
+    victim.leaked = secret
+    outcome = field.run(Overwrite, victim, mode="leaked_key", epochs=20, lr=1e-2)
+    assert method.score(Suspect(outcome.surrogate, "weights", "signs"), secret)[0] < 0.2
+    assert outcome.rival is None
+
+
+def test_a_key_is_leaked_only_where_the_attack_says_so(field: Any) -> None:
+    assert Overwrite(Config(mode="leaked_key")).leaks_key()
+    assert not Overwrite(Config()).leaks_key()
+    assert field.victim("weights").leaked is None
+    with pytest.raises(AssayError, match="none was handed over"):
+        field.run(Overwrite, mode="leaked_key", epochs=1)

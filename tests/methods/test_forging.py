@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from methods.parts.forging import adversarial_triggers, relabel, solve_projection
+from methods.parts.forging import adversarial_triggers, contradiction, relabel, solve_projection
 from methods.suspect import Suspect
 from tasks.errors import UnsupportedModel
 
@@ -53,3 +53,24 @@ def test_adversarial_triggers_reach_their_labels_within_bounds() -> None:
     assert float(triggers.max()) <= 1
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_contradiction_differs_in_every_bit_and_every_label() -> None:
+    labels = torch.arange(200) % 5
+    secret = {
+        "inputs": torch.rand(200, 3),
+        "labels": labels,
+        "message": torch.tensor([0, 1, 1], dtype=torch.uint8),
+        "layers": [{"bits": torch.tensor([1.0, -1.0])}, {"bits": torch.tensor([True, False])}],
+        "classes": 5,
+    }
+    denied = contradiction(secret, 5, torch.Generator().manual_seed(0))
+    assert bool((denied["labels"] != labels).all())
+    assert set(denied["labels"].tolist()) == {0, 1, 2, 3, 4}
+    assert denied["message"].tolist() == [1, 0, 0]
+    assert denied["layers"][0]["bits"].tolist() == [-1.0, 1.0]
+    assert denied["layers"][1]["bits"].tolist() == [False, True]
+    assert denied["inputs"] is secret["inputs"]
+    assert torch.equal(secret["labels"], labels)  # the owner's own secret stays
+    with pytest.raises(UnsupportedModel, match="neither bits nor labels"):
+        contradiction({"key": b"x"}, 5, torch.Generator())
