@@ -11,7 +11,7 @@ import pytest
 from tasks.errors import BadInput
 from tasks.schedule import Schedule, parse
 from tasks.schedules import PAPERS, scaled_epochs, settings, victim_epochs
-from tasks.task import resolve_task
+from tasks.task import named_tasks, resolve_task
 
 
 def printed(paper: str) -> set[str]:
@@ -92,6 +92,16 @@ def test_a_wrong_paper_is_one_line(paper: object, words: list[str], profile: str
     assert "\n" not in text
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize("profile", ["paper", "laptop", "smoke"])
+def test_nothing_is_mirrored_that_a_mirror_changes(profile: str) -> None:
+    for key in named_tasks():
+        task = resolve_task(key, profile, {})
+        if task.info.kind == "text":
+            assert task.schedule.augment == "none", key
+        elif task.dataset in ("digits", "gtsrb", "lisa", "mnist"):
+            assert task.schedule.augment != "crop-flip", key
 
 
 def test_attacks_keep_their_share_of_the_training() -> None:
