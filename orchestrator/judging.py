@@ -75,7 +75,7 @@ class Judge:
         answers = self.bench.answers(self.key)
         predicted = predict(left, test.inputs).argmax(1) if outcome.surrogate else answers
         main = float((predicted == test.labels).float().mean())
-        # An owner who reads weights multiplies factors out first; `verdict_as_left` is the reading without that.
+        # An owner who reads weights multiplies factors out first; `detected_as_left` is the reading without that.
         restored = outcome.restored if self.method.access == "weights" else None
         looked = left if restored is None else restored.to(self.bench.device).eval()
         judged = self.verdict(looked if adapted is None else adapted.suspect, self.owner.secret)
@@ -91,7 +91,7 @@ class Judge:
             "data_share": len(data.train) / len(self.bench.splits.owner.train),
         }
         if restored is not None:
-            result["verdict_as_left"] = self.verdict(left, self.owner.secret)
+            result["report"]["detected_as_left"] = float(self.verdict(left, self.owner.secret)["strict"])
         if outcome.surrogate is not None:
             result["parameters_share"] = _size(left) / _size(victim)
             if len(data.held_out):
