@@ -6,11 +6,14 @@ Paper: the forging attack of the greedy-residuals paper (Liu, Weng, Zhu, ICML 20
 Access: weights. A forger holds the model, so evidence may be solved for or optimised; the least sufficient for a search
     alone would be what the method's own verifier sees.
 Differs from the paper: how each kind of evidence is forged belongs to the method (`Method.forge`, its strongest known
-    procedure); the default is the paper's search. Whether a commitment would have exposed the counterfeit is a figure
-    of the method's verdict, not of this attack.
+    procedure); the default is the paper's search, which `procedure` can also ask for. Whether a commitment would have
+    exposed the counterfeit is a figure of the method's verdict, not of this attack.
 """
 
 from __future__ import annotations
+
+from statistics import fmean
+from typing import Literal
 
 from pydantic import Field
 
@@ -26,6 +29,8 @@ class Config(AttackConfig):
     """Settings of forging."""
 
     draws: int = Field(200, ge=1)  # secrets drawn by a search; closed-form procedures need one
+    # own: the method's strongest; search: the best of fresh secrets; adversarial: triggers changed until they verify
+    procedure: Literal["own", "search", "adversarial"] = "own"
 
 
 class Forge(Attack):
@@ -40,11 +45,26 @@ class Forge(Attack):
 
     def supports(self, task: Task, method: Method) -> str | None:
         """Return why there is no evidence to forge, or None."""
-        return (
-            f"{method.key} verifies nothing, so there is no evidence to forge" if method.access == "nothing" else None
-        )
+        if method.access == "nothing":
+            return f"{method.key} verifies nothing, so there is no evidence to forge"
+        if self.config.procedure == "adversarial" and (method.family != "triggers" or task.info.kind != "image"):
+            return f"procedure adversarial changes trigger images; {method.key} on {task.key} has none"
+        return None
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
-        """Return the counterfeit; the scores of a search are the curve `forge`."""
+        """Return the counterfeit; a search leaves its scores as curve `forge`, their number, mean and best as report."""
         suspect = Suspect(victim.module(), "weights", self.key, victim.meter)
-        return Outcome(rival=victim.method.forge(suspect, victim.task, data, lab, self.config.draws))
+        method, given = victim.method, (suspect, victim.task, data, lab)
+        if self.config.procedure == "adversarial":
+            return Outcome(rival=method.forge_adversarial(*given))
+        if self.config.procedure == "search":
+            rival = Method.forge(method, *given, self.config.draws)
+        else:
+            rival = method.forge(*given, self.config.draws)
+        scores = [row["score"] for row in lab.curves if row["curve"] == "forge"]
+        if not scores:
+            return Outcome(rival=rival)
+        return Outcome(
+            rival=rival,
+            report={"draws": float(len(scores)), "draws_mean": fmean(scores), "draws_best": max(scores)},
+        )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from methods.parts.calibration import Null, calibrate, null_distribution
-from methods.parts.forging import contradiction
+from methods.parts.forging import adversarial_secret, contradiction
 from methods.suspect import Access, Suspect
 from methods.verdict import Thresholds, Verdict
 from tasks.data import Party
@@ -214,6 +214,11 @@ class Method(ABC):
         if best is None:
             raise AssayError("forge needs at least one draw")
         return best[1]
+
+    def forge_adversarial(self, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
+        """Return counterfeit triggers with labels fixed first: images are changed until an unchanged victim agrees."""
+        own = lab_for_key(lab, 0)
+        return adversarial_secret(self.draw(task, data, own), victim.module(), own.stream("secret", "salt"))
 
     def contradict(self, secret: Secret, task: Task, lab: Lab) -> Secret:
         """Return what an attacker embeds to deny a leaked secret: triggers under other labels, complemented bits."""

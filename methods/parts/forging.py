@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.parts.signature import committed
 from methods.suspect import Suspect
+from tasks.data import to_model_input
 from tasks.errors import UnsupportedModel
 
 
@@ -41,6 +43,26 @@ def adversarial_triggers(
             moved = change.detach() - 2.5 * epsilon / steps * gradient.sign()
             change = (inputs + moved.clamp(-epsilon, epsilon)).clamp(0, 1) - inputs
     return (inputs + change).detach()
+
+
+def adversarial_secret(secret: dict[str, Any], network: nn.Module, generator: torch.Generator) -> dict[str, Any]:
+    """Return a never-embedded trigger set whose images are changed, within 8/255, until a network answers its labels.
+
+    Args:
+        secret: as drawn, with `inputs` (images) and `labels`; a commitment in it is made anew.
+        network: in eval mode.
+        generator: a CPU generator, for the commitment.
+
+    Raises:
+        UnsupportedModel: it has no images with labels.
+    """
+    images, labels = secret.get("inputs"), secret.get("labels")
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor) and images.dim() == 4):
+        raise UnsupportedModel("the evidence is no set of images with labels; nothing can be changed until it verifies")
+    device = next(network.parameters()).device
+    changed = adversarial_triggers(network, to_model_input(images.to(device)), labels.to(device))
+    forged = {**secret, "inputs": changed.to(images.device)}
+    return committed(forged, generator) if "commitment" in secret else forged
 
 
 def solve_projection(carrier: Tensor, bits: Tensor, generator: torch.Generator, margin: float = 2.0) -> Tensor:

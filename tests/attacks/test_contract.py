@@ -18,7 +18,12 @@ from tasks.trainer import predict
 
 KEYS = sorted(ATTACKS)
 # Shorter runs where the laptop profile would still be long for a test.
-SHORT: dict[str, dict[str, Any]] = {"distill": {"epochs": 2}, "false-claim": {"claims": 20}, "forge": {"draws": 5}}
+SHORT: dict[str, dict[str, Any]] = {
+    "distill": {"epochs": 2},
+    "false-claim": {"claims": 20},
+    "forge": {"draws": 5},
+    "neural-cleanse": {"passes": 2},
+}
 
 
 def settings(key: str) -> dict[str, Any]:

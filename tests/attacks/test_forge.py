@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from attacks.forge import Config, Forge
-from methods.base import MethodConfig
+from methods.base import Method, MethodConfig
 from methods.clean import Clean
 from methods.suspect import Suspect
 
@@ -21,6 +23,7 @@ def test_the_best_of_the_draws_is_claimed(field: Any) -> None:
     assert abs(sum(scores) / 200 - 0.5) < 0.02
     assert 0.6 < max(scores) < 0.75
     assert outcome.surrogate is None
+    assert outcome.report == {"draws": 200, "draws_mean": sum(scores) / 200, "draws_best": max(scores)}
 
 
 def test_draws_are_fresh_and_repeatable(field: Any) -> None:
@@ -31,3 +34,28 @@ def test_draws_are_fresh_and_repeatable(field: Any) -> None:
 
 def test_nothing_to_forge_is_said(field: Any) -> None:
     assert "verifies nothing" in str(Forge(Config()).supports(field.task, Clean(MethodConfig())))
+
+
+def test_triggers_are_changed_until_they_verify(field: Any) -> None:
+    method = field.TriggerMark(MethodConfig())
+    victim = field.victim("weights", method)
+    attack = Forge(Config(procedure="adversarial"))
+    assert attack.supports(field.task, method) is None
+    rival = attack.run(victim, field.splits.attacker, field.lab("forge")).rival
+    honest = Method.forge(
+        method, Suspect(field.model, "weights", "x"), field.task, field.splits.attacker, field.lab("forge"), 1
+    )
+    assert torch.equal(rival["labels"], honest["labels"])  # fixed before the network is seen
+    assert float((rival["inputs"] - honest["inputs"]).abs().max()) <= 8 / 255 + 1e-6
+    score = method.read(Suspect(field.model, "labels", "noise"), rival).score
+    assert score > method.read(Suspect(field.model, "labels", "noise"), honest).score
+    assert "has none" in str(attack.supports(field.task, field.SignMark(MethodConfig())))
+
+
+def test_a_search_can_be_asked_of_any_method(field: Any) -> None:
+    class Closed(field.SignMark):  # type: ignore[name-defined,misc]
+        def forge(self, *_: Any) -> Any:
+            raise AssertionError("the closed form was not asked for")
+
+    outcome = field.run(Forge, field.victim("weights", Closed(MethodConfig())), procedure="search", draws=3)
+    assert outcome.report["draws"] == 3
