@@ -41,6 +41,7 @@ class Forge(Attack):
     source = "Liu, Weng, Zhu (greedy residuals), ICML 2021"
     kind = "ambiguity"
     needs = "weights"
+    version = 2
     Config = Config
 
     def supports(self, task: Task, method: Method) -> str | None:
@@ -52,7 +53,7 @@ class Forge(Attack):
         return None
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
-        """Return the counterfeit; a search leaves its scores as curve `forge`, their number, mean and best as report."""
+        """Return the counterfeit; a search leaves its scores as the curve `forge`, and their mean and best as report."""
         suspect = Suspect(victim.module(), "weights", self.key, victim.meter)
         method, given = victim.method, (suspect, victim.task, data, lab)
         if self.config.procedure == "adversarial":

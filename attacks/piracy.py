@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
 from attacks.base import Attack, AttackConfig, Outcome, Victim
 from attacks.parts.embedding import Clipped, EmbeddingLab
-from attacks.parts.training import learning_rate, needs_samples
+from attacks.parts.training import LearningRate, learning_rate, needs_samples
 from methods.base import Mark, Method
 from methods.suspect import Suspect
 from tasks.checkpoint import load_tree, save_tree
@@ -87,8 +87,8 @@ class Piracy(Attack):
 
     def _schedule(self, owner: Schedule) -> Schedule:
         config, adam = self.config, self.config.optimizer in ("adam", "stable")
-        lr = config.lr if config.lr is not None else _ADAM if adam else "last"
-        changes = {} if config.optimizer == "paper" else {"optimizer": "adam" if adam else "sgd"}
+        lr: LearningRate = config.lr if config.lr is not None else _ADAM if adam else "last"
+        changes: dict[str, Any] = {} if config.optimizer == "paper" else {"optimizer": "adam" if adam else "sgd"}
         if config.optimizer == "sgd":
             changes |= {"momentum": 0.0, "nesterov": False}
         schedule: Schedule = owner.steady(epochs=config.epochs, lr=learning_rate(lr, owner), **changes)
