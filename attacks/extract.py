@@ -24,7 +24,7 @@ from tasks.augment import Batches
 from tasks.data import Labelled, Party, validation_size
 from tasks.errors import unknown
 from tasks.lab import Lab
-from tasks.other import QUERIES, QUERIES_STAND_IN, Noise, adapt, noise_images, noise_tokens
+from tasks.other import QUERIES, QUERIES_STAND_IN, Noise, adapt, noise_images, noise_tokens, shares_images
 from tasks.sources import DATASETS
 from tasks.task import Task
 
@@ -93,6 +93,8 @@ class Extract(Attack):
                 return f"no data set is known to query {task.dataset} with; name one as ood: KEY"
             if DATASETS[key].kind != "image":
                 return f"{key} cannot be turned into queries for {task.dataset}: only images can"
+            if shares_images(key, task.dataset):
+                return f"{key} holds images of {task.dataset}, the owner's among them; that is source in_dist"
         return unfit_student(config.student, task)
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:

@@ -27,7 +27,7 @@ from methods.base import Method
 from tasks.data import Labelled, Party
 from tasks.errors import unknown
 from tasks.lab import Lab
-from tasks.other import TRANSFER, TRANSFER_STAND_IN, adapt, classes_of, held_out
+from tasks.other import TRANSFER, TRANSFER_STAND_IN, adapt, classes_of, held_out, shares_images
 from tasks.schedule import Schedule
 from tasks.sources import DATASETS
 from tasks.task import Task
@@ -90,10 +90,12 @@ class Transfer(Attack):
         """Return why there is no other task to turn to, or None."""
         key = self._target(task)
         if key == "own":
-            return needs_samples(self.config) or self._too_few(task.classes, task)
+            return needs_samples(self.config) or self._too_few(task)
         if task.info.kind != "image" or DATASETS[key].kind != "image":
             return f"{key} cannot be turned into inputs for {task.dataset}: only images can"
-        return self._too_few(DATASETS[key].classes, task)
+        if shares_images(key, task.dataset):
+            return f"{key} holds images of {task.dataset}, the owner's among them; target own splits the attacker's"
+        return self._too_few(task)
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
         """Return the network on the other task, and what the owner needs to look for the mark in it."""
@@ -103,8 +105,8 @@ class Transfer(Attack):
         train, validation, test = self._data(task, data, lab)
         replaced = config.head == "replace"
         if replaced:
-            classes = 1 + int(train.labels.max())
-            model = with_head(model, name, fresh_head(model, name, classes, lab.plugin, "init", lab.seed))
+            fresh = fresh_head(model, name, self._count(task), lab.plugin, "init", lab.seed)
+            model = with_head(model, name, fresh)
         trained = trained_layers(model, config.mode)
         part = None if config.mode == "all" else layers(model, trained)
 
@@ -156,14 +158,19 @@ class Transfer(Attack):
         named = () if self.config.stand_in else TRANSFER.get(task.dataset, ())
         return self.config.target or next(iter(named), TRANSFER_STAND_IN.get(task.dataset, "own"))
 
-    def _count(self, available: int, task: Task) -> int:
+    def _available(self, task: Task) -> int:
+        key = self._target(task)
+        return task.classes if key == "own" else DATASETS[key].classes
+
+    def _count(self, task: Task) -> int:
         """Return how many of the other task's classes are used."""
         if self.config.head == "reuse":
             return task.classes
+        available = self._available(task)
         return self.config.classes or (available // 2 if self._target(task) == "own" else available)
 
-    def _too_few(self, available: int, task: Task) -> str | None:
-        wanted = self._count(available, task)
+    def _too_few(self, task: Task) -> str | None:
+        wanted, available = self._count(task), self._available(task)
         if 2 <= wanted <= available:
             return None
         return f"{self._target(task)} has {available} classes, and the other task would have {wanted}"
@@ -172,8 +179,7 @@ class Transfer(Attack):
         """Return training, validation and test part of the other task, as the victim takes inputs."""
         key = self._target(task)
         train, test = (data.train, data.held_out) if key == "own" else lab.other(key)
-        available = task.classes if key == "own" else DATASETS[key].classes
-        drawn = torch.randperm(available, generator=lab.stream("select", "classes"))[: self._count(available, task)]
+        drawn = torch.randperm(self._available(task), generator=lab.stream("select", "classes"))[: self._count(task)]
         train, test = classes_of(train, drawn.tolist()), classes_of(test, drawn.tolist())
         if self.config.samples is not None and self.config.samples < len(train):
             some = torch.randperm(len(train), generator=lab.stream("select", "samples"))[: self.config.samples]

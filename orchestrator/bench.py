@@ -24,7 +24,7 @@ from tasks.data import Labelled, Splits, split
 from tasks.errors import AssayError
 from tasks.lab import Lab
 from tasks.meter import Meter
-from tasks.other import untouched
+from tasks.other import shares_images, untouched
 from tasks.sources import DATASETS, load
 from tasks.streams import global_stream
 from tasks.task import Task
@@ -108,6 +108,8 @@ class Bench:
             # The victim's own data set: the owner's images are in it, and the test set.
             rest = untouched(key, Path(self.context.data_root) if self.context.data_root else None, self.task.samples)
             return rest.to(self.device), rest.take(slice(0, 0)).to(self.device)
+        if shares_images(key, self.task.dataset):
+            raise AssayError(f"{key} holds images of {self.task.dataset}, the owner's among them: no attack gets it")
         return _other(key, self.context.data_root, self.context.device)
 
     @property

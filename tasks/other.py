@@ -39,8 +39,16 @@ QUERIES_STAND_IN: Mapping[str, str] = {
     "tiny_imagenet_32": "gtsrb",
 }  # fmt: skip
 
+# Data sets that hold each other's images: to an attacker on one of them the other is the owner's data and the test set.
+_SAME_IMAGES = ({"cifar10", "cifar5"}, {"tiny_imagenet", "tiny_imagenet_32"})
+
 _CHUNK = 1000  # images resized at once, as float32
 _GREY = (0.299, 0.587, 0.114)  # luminance of red, green and blue (ITU-R BT.601)
+
+
+def shares_images(dataset: str, other: str) -> bool:
+    """Return whether two data sets, known by their keys, hold the same images; a data set does with itself."""
+    return dataset == other or any({dataset, other} <= family for family in _SAME_IMAGES)
 
 
 def adapt(data: Labelled, shape: Sequence[int]) -> Labelled:
@@ -115,11 +123,15 @@ def noise_tokens(count: int, length: int, vocabulary: int, generator: torch.Gene
 def untouched(dataset: str, root: Path | None, samples: int | None) -> Labelled:
     """Return the part of a public training set that a task with so many `samples` leaves alone.
 
-    Nobody holds it, so that an attacker short of in-distribution images may have it.
+    Nobody holds it, so that an attacker short of in-distribution images may have it. Samples of a group (frames of one
+    traffic sign) of which the task uses any stay out.
     """
     whole, _ = load(dataset, root, None, None)
     if samples is None or samples >= len(whole):
         return whole.take(slice(0, 0))
     # As `tasks.sources.load` draws its subset; the rest of the same order.
     order = torch.cat(stratified(whole.labels, samples / len(whole), stream(dataset, "subset", "train")))
-    return whole.take(order[samples:])
+    rest = whole.take(order[samples:])
+    if rest.groups is None or whole.groups is None:
+        return rest
+    return rest.take(torch.nonzero(~torch.isin(rest.groups, whole.groups[order[:samples]])).flatten())

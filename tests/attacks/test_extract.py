@@ -138,6 +138,7 @@ def test_reasons(field: Any) -> None:
     method = field.SignMark(MethodConfig())
     assert "no data" in str(Extract(Config(split="none")).supports(field.task, method))
     assert Extract(Config(split="none", source="noise")).supports(field.task, method) is None
+    assert "holds images of digits" in str(Extract(Config(source="ood", ood="digits")).supports(field.task, method))
     with pytest.raises(ValidationError, match="did you mean 'mnist'"):
         Config(ood="mnst")
 

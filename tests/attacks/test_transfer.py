@@ -167,6 +167,7 @@ def test_reasons(field: Any) -> None:
 
     assert "no data" in str(reason(split="none"))
     assert reason(split="none", target="mnist") is None
+    assert "holds images of digits" in str(reason(target="digits"))
     assert "has 10 classes" in str(reason(target="mnist", classes=11))
     with pytest.raises(ValidationError, match="did you mean 'mnist'"):
         Config(target="mnits")

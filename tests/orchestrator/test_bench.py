@@ -42,6 +42,15 @@ def test_of_the_victims_own_data_set_an_attack_gets_what_nobody_holds(bench_of: 
     assert not held & {row.numpy().tobytes() for row in rest.inputs}
 
 
+def test_images_of_the_owner_under_another_name_are_not_handed_out(
+    bench_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(other={"cifar10": "fingerprint"})
+    monkeypatch.setattr(bench, "task", bench.task.but(dataset="cifar5"))
+    with pytest.raises(AssayError, match="the owner's among them"):
+        bench.lab("attack", 0, "attack").other("cifar10")
+
+
 def test_what_is_not_declared_is_not_handed_out(bench_of: Any) -> None:
     lab = bench_of(other={"digits": "fingerprint"}).lab("attack", 0, "attack")
     with pytest.raises(AssayError, match=r"no data set 'mnist' \(declared: digits\)"):

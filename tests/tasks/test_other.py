@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks import other
 from tasks.data import Labelled
 from tasks.errors import BadInput
-from tasks.other import adapt, classes_of, held_out, noise_images, noise_tokens, untouched
+from tasks.other import adapt, classes_of, held_out, noise_images, noise_tokens, shares_images, untouched
 from tasks.sources import DATASETS, load
 from tasks.streams import stream
 
@@ -129,6 +129,26 @@ def test_what_nobody_uses_is_the_rest_of_the_public_training_set() -> None:
     assert rows(Labelled.join(used, rest)) == rows(whole)
     assert len(untouched("digits", None, None)) == 0
     assert len(untouched("digits", None, 10**6)) == 0
+
+
+def test_frames_of_a_sign_that_the_task_uses_are_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = images(60, 1, 4, 4)
+    data = Labelled(data.inputs, data.labels, torch.arange(60) // 20 * 5 + data.labels)  # 15 signs, 4 frames each
+    monkeypatch.setattr(other, "load", lambda *_: (data, data))
+    rest = untouched("signs", None, 6)
+    assert rest.groups is not None
+    assert 0 < len(rest) < 54
+    assert len(rest) == 4 * len(rest.groups.unique())
+
+
+def test_data_sets_with_the_same_images_are_known() -> None:
+    assert shares_images("cifar5", "cifar10")
+    assert shares_images("tiny_imagenet_32", "tiny_imagenet")
+    assert shares_images("digits", "digits")
+    assert not shares_images("cifar10", "cifar100")
+    pairs = [(key, target) for key, targets in other.TRANSFER.items() for target in targets]
+    pairs += [*other.TRANSFER_STAND_IN.items(), *other.QUERIES_STAND_IN.items()]
+    assert not any(shares_images(*pair) for pair in pairs)
 
 
 def test_every_pair_is_known() -> None:
