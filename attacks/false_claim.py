@@ -1,4 +1,4 @@
-"""False claims: how often does evidence verify that was never embedded in the accused model?
+"""False claims: count how often evidence verifies that was never embedded in the accused model.
 
 Paper: 1,000 never-embedded watermarks on unmarked and on marked models, in Piracy Resistant Watermarks (Li et al.,
     https://arxiv.org/abs/1910.01226); transferable evidence, in False Claims against Model Ownership Resolution
