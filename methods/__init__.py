@@ -13,6 +13,7 @@ from methods.greedy_residuals import GreedyResiduals
 from methods.ingrain import Ingrain
 from methods.null_embedding import NullEmbedding
 from methods.uchida import Uchida
+from methods.usp import USP
 
 METHODS: Mapping[str, type[Method]] = {
     cls.key: cls
@@ -24,6 +25,7 @@ METHODS: Mapping[str, type[Method]] = {
         GreedyResiduals,
         Ingrain,
         NullEmbedding,
+        USP,
         Uchida,
     )
 }  # fmt: skip

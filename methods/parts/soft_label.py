@@ -42,6 +42,7 @@ class SoftLabelConfig(MethodConfig):
     detector_widths: Annotated[tuple[int, ...], Field(strict=False)] = (128, 128, 64, 32)  # "five-layer MLP"
     detector_input: InputMap = "log_softmax"  # `logits` leaves the mark in the logits' common shift: students lose it
     use_kld: bool = True
+    kl_direction: Literal["wm_vs_clean", "reverse"] = "wm_vs_clean"  # reverse has no upper bound; for study only
     use_detector_loss: bool = True
     polish_epochs: int | None = Field(None, ge=0)  # None: 1 where the net has batch norm, else 0
     negatives: Literal["independent", "adversary"] = "independent"  # whose outputs the score's unmarked half shows
@@ -77,7 +78,9 @@ class SoftLabelRecipe(Recipe):
         """Return alpha L_KLD (Eq. 2) and beta L_D (Eq. 6); a term with coefficient 0 is left out."""
         terms: Terms = {}
         if self.config.use_kld and self.config.alpha:
-            terms["divergence"] = self.config.alpha * divergence(marked, unmarked, self.config.temperature)
+            reverse = self.config.kl_direction == "reverse"
+            apart = divergence(marked, unmarked, self.config.temperature, reverse=reverse)
+            terms["divergence"] = self.config.alpha * apart
         if self.config.use_detector_loss and self.config.beta:
             terms["detection"] = self.config.beta * detector_loss(self.training.detector, marked)
         return terms
