@@ -53,7 +53,7 @@ class Forge(Attack):
         return None
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
-        """Return the counterfeit; a search leaves its scores as the curve `forge`, and their mean and best as report."""
+        """Return the counterfeit; a search leaves its scores as a curve, their mean and best as report."""
         suspect = Suspect(victim.module(), "weights", self.key, victim.meter)
         method, given = victim.method, (suspect, victim.task, data, lab)
         if self.config.procedure == "adversarial":
