@@ -168,7 +168,7 @@ class GreedyResiduals(Method):
         own = task.schedule
         if self.config.start == "scratch":
             return own
-        continued: Schedule = own.but(epochs=self.config.epochs_after, lr=own.last_lr, drops=())
+        continued: Schedule = own.steady(epochs=self.config.epochs_after, lr=own.last_lr)
         return continued
 
     def implant(self, model: nn.Module, secret: Secret, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:

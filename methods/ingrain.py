@@ -116,7 +116,7 @@ class Ingrain(CarrierMethod):
             Diverged: its loss stopped being finite.
         """
         own: Labelled = carriers_of(secret).to(lab.device)
-        schedule = task.schedule.but(epochs=self.config.epochs_ingrainer, augment="none", drops=())
+        schedule = task.schedule.steady(epochs=self.config.epochs_ingrainer, augment="none")
         stops = self.config.ingrainer_stops
         trained = lab.fit(
             task.build(lab.train_seed, "ingrainer"), own, schedule=schedule, name="ingrainer",
