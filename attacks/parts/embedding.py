@@ -82,21 +82,20 @@ class EmbeddingLab(Lab):
     """A lab whose main training run (`train`) is varied and watched; others (detectors and such) are as they are.
 
     Attributes:
+        inner: the lab with which it shares everything, and which trains.
         wrap: returns what the main run trains by, given the method's recipe.
         watch: sees every epoch of the main run.
     """
 
+    inner: Lab | None = None
     wrap: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe)
     watch: tuple[Observer, ...] = ()
 
     @staticmethod
-    def of(
-        lab: Lab, wrap: Callable[[Recipe], Recipe] = lambda recipe: recipe, watch: tuple[Observer, ...] = ()
-    ) -> EmbeddingLab:
-        """Return a lab that shares everything with `lab`."""
-        return EmbeddingLab(
-            **{each.name: getattr(lab, each.name) for each in fields(lab) if each.init}, wrap=wrap, watch=watch
-        )
+    def of(lab: Lab, **changes: Any) -> EmbeddingLab:
+        """Return a lab around `lab`; `changes` are `wrap` and `watch`."""
+        shared = {each.name: getattr(lab, each.name) for each in fields(Lab) if each.init}
+        return EmbeddingLab(**shared, inner=lab, **changes)
 
     def fit(
         self,
@@ -107,7 +106,8 @@ class EmbeddingLab(Lab):
         **options: Any,
     ) -> Trained:
         """Train as `Lab.fit`."""
+        assert self.inner is not None
         if options.get("name", "train") == "train":
             recipe = self.wrap(recipe or Recipe())
             options["observers"] = [*options.get("observers", ()), *self.watch]
-        return super().fit(model, data, recipe, schedule, **options)
+        return self.inner.fit(model, data, recipe, schedule, **options)

@@ -193,7 +193,7 @@ def test_pruning_counts_exactly_and_silences_units(marked: nn.Module, digits: An
 
 
 def test_pairs_of_classes_and_unbounded_patterns(marked: nn.Module, cleanse: Any) -> None:
-    outcome, lab = cleanse(marked, partial=True, passes=1, samples=40, pattern_range="unbounded")
+    outcome, lab = cleanse(marked, partial=True, passes=1, samples=250, pattern_range="unbounded")
     assert len([row for row in lab.curves if row["curve"] == "neural-cleanse"]) == 90
     assert set(outcome.report) == {"source", "suspect", "norm", "passes"}
     assert outcome.report["source"] != outcome.report["suspect"]
