@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, AttackConfig, Outcome, Victim
 from attacks.parts.low_rank import Factors, Scheme, channel_factors, full_rank, rank_for, recompose, spatial_factors
-from attacks.parts.norms import refresh_statistics
 from methods.base import Method
 from tasks.data import Party, in_chunks, to_model_input
 from tasks.lab import Lab
 from tasks.meter import Meter
+from tasks.norms import refresh_statistics
 from tasks.task import Task
 
 Responses = tuple[Tensor, Tensor]

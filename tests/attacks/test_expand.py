@@ -14,12 +14,12 @@ from torch import nn
 
 from attacks.expand import Config, Expand, cost, eligible, responses, restored
 from attacks.parts.low_rank import Factors, channel_factors, full_rank, rank_for, recompose, spatial_factors
-from attacks.parts.norms import refresh_statistics
 from methods.base import MethodConfig
 from methods.suspect import Suspect
 from tasks.architectures import ARCHITECTURES
 from tasks.errors import UnsupportedModel
 from tasks.meter import Meter
+from tasks.norms import refresh_statistics
 from tasks.trainer import predict
 
 LAYERS = st.builds(
