@@ -125,7 +125,10 @@ _LAPTOP_MORE: Mapping[str, Settings] = {
         "augment": "crop-flip",
     },
     # A mirrored traffic sign is another sign. Six convolutions without batch norm take two epochs to start at all.
-    "gtsrb": {**_CYCLE, "epochs": 30, "batch_size": 64, "warmup": 0.1, "augment": "crop"},
+    "gtsrb": {
+        **_CYCLE, "epochs": 30, "batch_size": 64, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.1, "warmup": 0.1,
+        "augment": "crop",
+    },
     "lisa": {"epochs": 30, "augment": "crop"},
     "trec": {"batch_size": 64},
     "imdb": {"epochs": 4, "batch_size": 64},
