@@ -9,6 +9,8 @@ from methods.base import Method
 from methods.clean import Clean
 from methods.csp import CSP
 from methods.deepipr import DeepIPR
+from methods.fcw_direct import FCWDirect
+from methods.fcw_invisible import FCWInvisible
 from methods.greedy_residuals import GreedyResiduals
 from methods.ingrain import Ingrain
 from methods.null_embedding import NullEmbedding
@@ -22,6 +24,8 @@ METHODS: Mapping[str, type[Method]] = {
         CSP,
         Clean,
         DeepIPR,
+        FCWDirect,
+        FCWInvisible,
         GreedyResiduals,
         Ingrain,
         NullEmbedding,

@@ -41,11 +41,15 @@ class KeyBatches:
         order = order.to(self.labels.device)
         self.epoch_inputs, self.epoch_labels = self.inputs[order], self.labels[order]
 
-    def append(self, batch: Batch, step: int) -> Batch:
-        """Return `batch` with the key batch of `step` behind it; the clean part is untouched."""
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the key batch of `step`: inputs and labels."""
         number = (self.start + step) % self.count
         place = slice(number * self.per_step, (number + 1) * self.per_step)
-        return batch.append(self.epoch_inputs[place], self.epoch_labels[place])
+        return self.epoch_inputs[place], self.epoch_labels[place]
+
+    def append(self, batch: Batch, step: int) -> Batch:
+        """Return `batch` with the key batch of `step` behind it; the clean part is untouched."""
+        return batch.append(*self.at(step))
 
 
 class MixKeys(Recipe):
