@@ -1,4 +1,4 @@
-"""The command line: `assay list | plan | run | submit | status | table | mlflow | check | data`.
+"""The command line: `assay list | plan | run | submit | status | table | claims | mlflow | check | data`.
 
 Exit status: 0 success; 1 the sweep finished with failed cells (or a check failed); 2 bad input, one line, no traceback.
 """
@@ -184,6 +184,19 @@ def _table(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _claims(arguments: argparse.Namespace) -> int:
+    from results.claims import CLAIMS, Cells, findings
+
+    found = findings(Cells.read(Path(out) for out in arguments.out), CLAIMS)
+    if arguments.json:
+        _print_json([finding.as_dict() for finding in found])
+    else:
+        from orchestrator.display import claims_text
+
+        claims_text(found)
+    return 0
+
+
 def _mlflow(arguments: argparse.Namespace) -> int:
     import subprocess
 
@@ -280,6 +293,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--format", choices=("md", "latex", "csv", "html"), default="md")
 
+    claims = command("claims", _claims, "each published claim: holds, fails, or not tested and why")
+    _common(claims, "OUTS", "json")
+
     mlflow = command("mlflow", _mlflow, "rebuild or open the MLflow mirror of a sweep")
     mlflow.add_argument("action", choices=("sync", "ui"))
     _common(mlflow, "OUT")
@@ -332,6 +348,7 @@ def _positive(text: str) -> int:
 _OPTIONS: dict[str, Any] = {
     "grid": lambda p: p.add_argument("grid", metavar="GRID", help="a YAML file, or the name of a shipped grid"),
     "OUT": lambda p: p.add_argument("out", metavar="OUT", help="a sweep's folder"),
+    "OUTS": lambda p: p.add_argument("out", metavar="OUT", nargs="+", help="sweeps' folders; their cells are united"),
     "out": lambda p: p.add_argument("-o", "--out", metavar="OUT", help="the sweep's folder; default: runs/<name>"),
     "json": lambda p: p.add_argument("--json", action="store_true", help="one JSON value on standard output"),
     "plugin": lambda p: p.add_argument("--plugin", action="append", default=[], metavar="FILE"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cost import corrected
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.contracts import CheckResult
     from orchestrator.plan import Plan
     from orchestrator.sweep import Report
+    from results.claims import Finding
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "methods": ("key", "title", "access", "not_for"),
@@ -211,6 +213,62 @@ def report_text(report: Report, out: Path) -> None:
     )
     shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     console.print(f"see: assay table {shown}", highlight=False)
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
+
+_COLOURS: Mapping[str, str] = {"holds": "green", "fails": "red", "not tested": "dim"}
+_PUBLISHED = 3  # numbers of a claim that are spelled out; `--json` has all
+
+
+def claims_text(found: Sequence[Finding]) -> None:
+    """Print the verdict on each claim, the comparison that decided it, and what its paper prints."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)  # a file or a pipe has no width of its own
+    table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False, padding=(0, 2, 1, 0))
+    for column in ("claim", "verdict", "decided by", "measured", "published"):
+        table.add_column(column, ratio=None if column in ("claim", "verdict") else 1, overflow="fold")
+    for finding in found:
+        word = finding.verdict + (", borderline" if finding.borderline else "")
+        table.add_row(
+            f"[bold]{finding.claim.id}[/bold]",
+            f"[{_COLOURS[finding.verdict]}]{word}[/]",
+            f"{finding.claim.title}\n[dim]{escape(_decisive(finding))}[/dim]",
+            escape(_measured(finding)),
+            escape(_printed(finding)),
+        )
+    console.print(table, highlight=False)
+    counts = Counter(finding.verdict for finding in found)
+    console.print(
+        ", ".join(f"{counts[word]} {word}" for word in _COLOURS) + "; all comparisons: --json", highlight=False
+    )
+
+
+def _decisive(finding: Finding) -> str:
+    tight = finding.tightest
+    return finding.claim.note if tight is None else f"{tight.text} on {tight.task}"
+
+
+def _measured(finding: Finding) -> str:
+    """The figure of the comparison that decided, and what the verdict lacks; each failed comparison if it fails."""
+    shown = [finding.tightest] if finding.verdict == "holds" else []
+    if finding.verdict == "fails":
+        shown = [r for r in finding.readings if r.role == "test" and r.verdict == "fails"]
+    lines = []
+    for reading in shown:
+        if reading is not None and reading.value is not None:
+            spread = "" if reading.se is None else f" ± {reading.se:.3f}"
+            where = "" if len(shown) == 1 else f" {reading.text} on {reading.task}"
+            lines.append(f"{reading.value:.3f}{spread} (n={reading.n}){where}")
+    return "\n".join(lines + ([finding.reason] if finding.reason else []))
+
+
+def _printed(finding: Finding) -> str:
+    numbers = finding.published()
+    lines = [f"{number['table']}: {number['text']} {number['value']:.3f}" for number in numbers[:_PUBLISHED]]
+    lines += [f"and {len(numbers) - _PUBLISHED} more"] if len(numbers) > _PUBLISHED else []
+    return "\n".join(lines + ([finding.claim.figures] if finding.claim.figures else []))
 
 
 def check_line(result: CheckResult) -> None:

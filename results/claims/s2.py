@@ -1,0 +1,190 @@
+"""S2: piracy-resistant dual embedding (Li et al. 2019), `null-embedding`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from results.claims.expressions import Expression, Unmeasured, least
+from results.claims.marks import After, Marked, best_rival, marked, worst_score
+from results.claims.settings import C32, FT, G32, M28, SMALL, TRAIN, pruned
+from results.claims.verdict import Claim, printed
+
+NULL: Final = marked("null-embedding", pattern_size=6, marks=1, null_metric="label")
+SIZES: Final = {n: NULL.but(pattern_size=n) for n in (4, 6, 8)}
+ATTACKERS: Final = (("sgd", 1e-4), ("sgd", 1e-3), ("sgd", 1e-2), ("adam", 1e-3), ("stable", 1e-3))
+EPOCHS: Final = (10, 30)
+RATIOS: Final = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
+
+
+def pirated(mark: Marked, optimizer: str, lr: float, epochs: int = 10) -> After:
+    """Train a pirate's mark in, with 2,000 images that the owner does not have."""
+    name = f"piracy {optimizer} {lr:g}, {epochs} epochs"
+    config = {"optimizer": optimizer, "lr": lr, "epochs": epochs, "split": "disjoint20", "post_finetune": 0}
+    return mark.after("piracy", name, **config)
+
+
+def robbed(mark: Marked) -> After:
+    """Train a pirate's mark in with the owner's optimiser."""
+    config = {"optimizer": "paper", "epochs": 10, "split": "disjoint20", "post_finetune": 0}
+    return mark.after("piracy", "piracy", **config)
+
+
+def removed_neurons(mark: Marked) -> tuple[After, ...]:
+    """Prune shares of the neurons, one model for each."""
+    return tuple(mark.after("neuron-prune", f"neurons {r:g}", ratio=r, scope="global") for r in RATIOS)
+
+
+def extracted(source: str, budget: float) -> After:
+    """Train a substitute on answers, `budget` queries per sample of the owner."""
+    return NULL.after("extract", f"extract {source} {budget:g}", source=source, budget=budget)
+
+
+def claimed(at_least: float, group: str) -> Expression:
+    """Return the share of 200 random keys that score `at_least`."""
+    return NULL.after("false-claim", "200 keys", mode="random", claims=200).share_of_claims(group, at_least)
+
+
+def agreeing(after: After) -> Expression:
+    """Return the score with null answers compared with unstamped answers instead of labels."""
+    return least((after.reads("null_agreement"), after.reads("true")), f"s by agreement({after.name})")
+
+
+_MOVED = NULL.after("transfer", "own classes", target="own", head="replace", mode="all", recovery="retrain_head")
+_CLEANSE = ("neural-cleanse", "cleanse")
+
+CLAIMS: Final = (
+    Claim(
+        "S2-1",
+        "Dual embedding costs little; null accuracy follows the task, true accuracy is full",
+        on=(M28, C32, G32),
+        tests=(
+            NULL.drop <= 0.03,
+            NULL.acc - NULL.reads("null_label") <= 0.04,
+            NULL.reads("true") >= 0.98,
+            *(part.on(M28) for n in (4, 8) for part in (SIZES[n].drop <= 0.03, SIZES[n].reads("true") >= 0.98)),
+            *((SIZES[n].acc - SIZES[n].reads("null_label") <= 0.04).on(M28) for n in (4, 8)),
+        ),
+        published=(printed("null_embedding/4"),),
+        note="Faces are not at hand.",
+    ),
+    Claim(
+        "S2-2",
+        "A pirate without tricks ruins the model and does not get in",
+        on=(M28, C32),
+        tests=(pirated(NULL, "sgd", 0.01).acc <= 0.3, pirated(NULL, "sgd", 0.01).rival <= 0.5),
+        published=(printed("null_embedding/3", stage="after", metric=("main_acc", "wm_acc", "pirate_wm_acc")),),
+        note="Plain SGD at 0.01, no clipping. Whether that optimiser could train the owner's own network is no cell "
+        "of a sweep: run the grid with --set train.optimizer=sgd --set train.lr=0.01 and look at S2-1.",
+    ),
+    Claim(
+        "S2-3",
+        "No attacker with limited data succeeds",
+        on=(M28, C32),
+        tests=(
+            best_rival(
+                (pirated(NULL, *how, epochs) for how in ATTACKERS for epochs in EPOCHS),
+                "null-embedding | five pirates, 10 and 30 epochs",
+                lost=0.05,
+            )
+            <= 0.8,
+        ),
+        reports=tuple(figure for how in ATTACKERS for p in (pirated(NULL, *how, 30),) for figure in (p.rival, p.acc)),
+        published=(printed("null_embedding/3", stage="after", metric=("main_acc", "pirate_wm_acc")),),
+        figures="figure 2",
+    ),
+    Claim(
+        "S2-3b",
+        "A stubborn pirate needs ten times the steps of training from scratch",
+        on=(M28, C32),
+        tests=(
+            Unmeasured(
+                "steps to piracy / steps from scratch",
+                "no cell trains from scratch with the pirate's key on the attacker's data",
+            )
+            >= 5,
+        ),
+        figures="about 1,000k against 100k steps on MNIST",
+        note="The second number of S2-3.",
+    ),
+    Claim(
+        "S2-4",
+        "Earlier trigger marks can be pirated at will",
+        on=(M28, C32),
+        tests=tuple(
+            part
+            for m in (marked("adi"), marked("fcw-direct", masking=True, ft_enhance=True))
+            for part in (robbed(m).rival >= 0.9, robbed(m).loss <= 0.03)
+        ),
+        published=(printed("null_embedding/1", method="adi", stage="after"),),
+    ),
+    Claim(
+        "S2-4b",
+        "So can visible patterns",
+        on=(M28, C32),
+        tests=(robbed(marked("zhang")).rival >= 0.9, robbed(marked("zhang")).loss <= 0.03),
+        published=(printed("null_embedding/1", method="zhang", stage="after"),),
+        note="The part of S2-4 that needs zhang.",
+    ),
+    Claim(
+        "S2-5",
+        "Ordinary fine-tuning and pruning do not remove it",
+        on=(M28, C32),
+        tests=(
+            (FT(NULL, SMALL).score >= 0.8).on(M28),
+            (agreeing(FT(NULL, SMALL)) >= 0.8).on(C32),
+            worst_score(removed_neurons(NULL), "null-embedding | neurons 0.1 to 0.9", lost=0.10) >= 0.8,
+            worst_score(pruned(NULL, RATIOS).values(), "null-embedding | PR 0.1 to 0.9", lost=0.10) >= 0.8,
+        ),
+        reports=(FT(NULL, TRAIN).score, agreeing(FT(NULL, TRAIN))),
+        figures="figures 5 and 6",
+        note="On CIFAR-10 null answers are compared with the answers to unstamped images.",
+    ),
+    Claim(
+        "S2-6",
+        "Marks that were never embedded do not verify",
+        on=(M28, C32),
+        tests=tuple(
+            part for group in ("marked", "unmarked") for part in (claimed(0.8, group) <= 0, claimed(0.5, group) <= 0.01)
+        ),
+        reports=tuple(
+            NULL.after("false-claim", "200 keys", mode="random", claims=200).reported(f"best_claim_{group}")
+            for group in ("marked", "unmarked")
+        ),
+        published=(printed("null_embedding/sec7.3"),),
+    ),
+    Claim(
+        "S2-7",
+        "Backdoor detection does not see it",
+        on=(M28,),
+        tests=(NULL.after(*_CLEANSE, mode="detect").reported("index").below(2) >= 2 / 3,),
+        controls=(marked("zhang").after(*_CLEANSE, mode="detect").reported("index") >= 2,),
+        reports=(NULL.after(*_CLEANSE, mode="detect").reported("index"),),
+        published=(printed("null_embedding/5"),),
+        note="The control: a visible 4x4 patch must be found.",
+    ),
+    Claim(
+        "S2-8",
+        "Extraction removes the mark but needs as much data as training, queries from elsewhere far more",
+        on=(M28, C32),
+        tests=(
+            extracted("in_dist", 0.2).loss >= 0.03,
+            extracted("in_dist", 1.0).loss <= 0.03,
+            extracted("in_dist", 1.0).score <= 0.5,
+            extracted("ood", 1.0).loss >= 0.05,
+            extracted("noise", 1.0).acc <= 0.3,
+        ),
+        published=(printed("null_embedding/6"),),
+        note="CIFAR-10 in grey stands in for ImageNet on MNIST, tiny_imagenet_32 on CIFAR-10.",
+    ),
+    Claim(
+        "S2-9",
+        "Transfer learning works, and the mark comes back with the old head",
+        on=(G32,),
+        tests=(
+            _MOVED.reported("target_acc_unmarked", accuracy=True) - _MOVED.reported("target_acc") <= 0.05,
+            _MOVED.score >= 0.8,
+        ),
+        published=(printed("null_embedding/7"), printed("null_embedding/8")),
+        note="LISA is replaced by a split of the attacker's traffic signs by classes; the teacher knows all 43.",
+    ),
+)
