@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
 from methods.base import Method, Secret
@@ -26,6 +27,14 @@ class AttackConfig(Frozen):
     """Base of every attack's configuration."""
 
     split: SplitMode = "disjoint20"  # which data the attacker holds (protocol 2.1); part of every row
+    # Do the same to the unmarked model of the same seed, and read the owner's mark from that too: does a detector fire
+    # at whatever was distilled or pruned? Removal attacks; their figures of that reading open with `beside_`.
+    beside_unmarked: bool = False
+
+    @model_serializer(mode="wrap")
+    def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Off it changes nothing, and what was stored before it keeps its key.
+        return {name: value for name, value in handler(self).items() if name != "beside_unmarked" or value}
 
 
 class Victim(Oracle):

@@ -239,7 +239,7 @@ def claims_text(found: Sequence[Finding]) -> None:
             escape(_printed(finding)),
         )
     console.print(table, highlight=False)
-    counts = Counter(finding.verdict for finding in found)
+    counts = Counter[str](finding.verdict for finding in found)
     console.print(
         ", ".join(f"{counts[word]} {word}" for word in _COLOURS) + "; all comparisons: --json", highlight=False
     )

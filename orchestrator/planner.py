@@ -222,6 +222,9 @@ class _Planner:
         if roles := attack.plugin.unmarked(facts.task, method.plugin):
             given["unmarked"] = {role: self._clean(facts, seed, role).key for role in roles}
             parents += given["unmarked"].values()
+        if attack.plugin.config.beside_unmarked and leaves_a_model and method.plugin.access != "nothing":
+            given["beside"] = embed.identity["unmarked"]["clean"]
+            parents.append(given["beside"])
         if count := attack.plugin.peers(facts.task):
             # Victims of one block of seeds are each other's peers, whatever other seeds the grid asks for.
             first = seed - seed % count

@@ -173,6 +173,7 @@ def _metrics(clean: Record, embed: Record, attack: Record) -> dict[str, float]:
     on_clean = after["unmarked"]
     if on_clean["applicable"]:
         found |= {f"clean_{name}": on_clean[name] for name in ("score", "p_value", "paper", "sok", "strict")}
+        found |= {f"clean_{name}": value for name, value in on_clean["metrics"].items()}
         found |= {f"before_{name}": after["before"][name] for name in ("paper", "sok")}
     found |= {f"before_{name}": value for name, value in before["verdict"]["metrics"].items()}
     found |= {f"after_{name}": value for name, value in after["verdict"]["metrics"].items()}

@@ -7,7 +7,7 @@ import os
 import platform
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from orchestrator.judging import Judge
 from orchestrator.plan import Stage
 from orchestrator.store import Store
 from tasks.errors import AssayError, UnsupportedModel
+from tasks.lab import Lab
 from tasks.streams import stream_seed
 from tasks.trainer import evaluate
 
@@ -104,8 +105,27 @@ def _attack(bench: Bench) -> Product:
     costs = bench.costs(lab.meter)
     result, curves = judge.result(attack.kind, outcome, data)
     result["query_share"] = costs["queries"] / len(bench.splits.owner.train)
+    if "beside" in identity:
+        alone = replace(bench.lab(attack.key, seed, lab.train_seed), scratch=lab.scratch / "beside")
+        result["report"] |= _beside(bench, judge, alone, leaked)
     trees = {"rival": outcome.rival} if outcome.rival is not None else {}
     return Product(result, None, trees, outcome.notes, costs, [*lab.curves, *judge.points, *curves])
+
+
+def _beside(bench: Bench, judge: Judge, lab: Lab, leaked: Secret | None) -> dict[str, float]:
+    """Do the same to the unmarked model, off the clock, and return what the owner reads from what is left."""
+    method, attack = bench.method(), bench.attack()
+    lab.scratch.mkdir(parents=True, exist_ok=True)
+    victim = Victim(bench.network(bench.identity["beside"]), attack.needs, bench.task, method, lab.meter, leaked)
+    outcome = attack.run(victim, bench.splits.attacker_view(attack.config.split), lab)
+    if outcome.surrogate is None or outcome.adapted is not None:
+        return {}
+    model = outcome.surrogate.to(bench.device).eval()
+    found = {"main": evaluate(model, bench.splits.test)}
+    verdict = judge.verdict(model, judge.owner.secret)
+    if verdict["applicable"]:
+        found |= {name: float(verdict[name]) for name in ("score", "p_value", "strict")} | verdict["metrics"]
+    return {f"beside_{name}": value for name, value in found.items()}
 
 
 _RUN: dict[str, Callable[[Bench], Product]] = {

@@ -1,0 +1,90 @@
+"""`beside_unmarked`: the owner's reading of what the same attack leaves of an unmarked model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attacks.prune import Prune
+from orchestrator.bench import Context
+from orchestrator.configs import configured
+from orchestrator.driver import Options
+from orchestrator.grid import parse
+from orchestrator.planner import build_plan
+from orchestrator.registry import Registry
+from orchestrator.sweep import run_sweep
+from results.parquet import read_rows
+
+GRID: dict[str, Any] = {
+    "name": "beside",
+    "tasks": ["digits-cnn-mini"],
+    "methods": ["clean", {"usp": {"allow_weak": True}}],
+    "attacks": [
+        {"prune": {"ratio": 0.5}},
+        {"prune": {"ratio": [0.0, 0.5], "beside_unmarked": True}},
+        {"distill": {"epochs": 1}},
+        {"distill": {"epochs": 1, "beside_unmarked": True}},
+    ],
+    "profile": "smoke",
+    "train": {"samples": 500, "epochs": 2, "test_samples": 100, "references": 2, "calibration_keys": 20},
+}
+
+
+class Silent:
+    def on_start(self, *_: Any) -> None:
+        pass
+
+    def on_done(self, *_: Any) -> None:
+        pass
+
+    def on_note(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, bool, float], dict[Any, Any]]:
+    folder = tmp_path_factory.mktemp("beside")
+    path, out = folder / "grid.yaml", Path(folder / "out")
+    path.write_text(yaml.safe_dump(GRID), "utf-8")
+    registry = Registry()
+    grid = parse(str(path), registry)
+    options = Options(executor="inline")
+    run_sweep(build_plan(grid, registry, None), grid, Context(str(out)), options, Silent(), "http://127.0.0.1:9")
+    found = read_rows(out).to_dict("records")
+    assert {row["status"] for row in found} == {"ok"}
+    return {
+        (row["method"], row["attack"], "beside_unmarked" in row["attack_config"], "0.0" in row["attack_config"]): row
+        for row in found
+    }
+
+
+def test_it_does_to_the_unmarked_model_what_the_attack_does_to_a_marked_one(rows: Any) -> None:
+    for attack in ("prune", "distill"):
+        own, unmarked = rows["usp", attack, True, False], rows["clean", attack, False, False]
+        assert own["metrics"]["beside_main"] == unmarked["main_after"]
+        assert 0 <= own["metrics"]["beside_det_rate"] <= 1
+
+
+def test_an_attack_that_changes_nothing_leaves_the_reading_on_the_unmarked_model(rows: Any) -> None:
+    metrics = rows["usp", "prune", True, True]["metrics"]
+    for name in ("score", "det_rate"):
+        assert metrics[f"beside_{name}"] == metrics[f"clean_{name}"]
+    assert metrics["clean_score"] == pytest.approx((metrics["clean_det_rate"] + metrics["before_tnr"]) / 2)
+
+
+def test_it_moves_nothing_else(rows: Any) -> None:
+    for attack in ("prune", "distill"):
+        with_it, without = rows["usp", attack, True, False], rows["usp", attack, False, False]
+        more = {name for name in with_it["metrics"] if name.startswith("beside_")}
+        assert {k: v for k, v in with_it["metrics"].items() if k not in more} == without["metrics"]
+        for name in ("main_after", "score_after", "forward_samples", "backward_samples", "queries"):
+            assert with_it[name] == without[name]
+        assert not any(name.startswith("beside_") for name in rows["clean", attack, True, False]["metrics"])
+
+
+def test_off_it_is_no_part_of_a_configuration_and_so_of_no_key() -> None:
+    assert "beside_unmarked" not in configured(Prune, {"ratio": 0.5}).config.model_dump(mode="json")
+    assert configured(Prune, {"beside_unmarked": True}).config.model_dump(mode="json")["beside_unmarked"] is True
