@@ -21,7 +21,7 @@ from tasks.schedule import Schedule
 Granularity = Literal["element", "kernel"]
 
 
-def maskable(model: nn.Module) -> list[nn.Parameter]:
+def maskable(model: nn.Module) -> list[Tensor]:
     """Return the trainable weights, no biases, of convolutions and dense layers, in the network's order."""
     layers = (m for m in model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)))
     return [layer.weight for layer in layers if layer.weight.requires_grad]
@@ -64,7 +64,7 @@ class WeightMasks:
         """
         self.drop, self.lab = drop, lab
         self.granularity, self.every, self.for_good = granularity, every, for_good
-        self.weights: list[nn.Parameter] = []
+        self.weights: list[Tensor] = []
         self.masks: list[Tensor] = []
         self.scales: list[Tensor] = []
         self.kept: list[Tensor] = []
