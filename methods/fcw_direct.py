@@ -8,8 +8,9 @@ Differs from the paper: p is the share of weights dropped, as its factor 1/(1-p)
     K_ft and eta' are ours, for the paper states none; so are the target check on unmarked models, the null rate from
     them (unmarked models answer nearly all triggers alike, so no binomial law with 1/K holds), the rule p <= 1e-3 and
     batch norm's fresh statistics after masking. Verification takes triggers as drawn; the released code selects them
-    by confidence. The rule covers all triggers of its classes, and reaches others: whoever chooses the same classes
-    is told apart by the commitment's date alone.
+    by confidence, and asks plain images of the sources too: who takes these for the target is not claimed. The rule
+    covers all triggers of its target, whatever their sources: another owner with the same target is told apart by the
+    commitment's date alone, and fresh keys for calibration therefore ask for another class.
 """
 
 from __future__ import annotations
