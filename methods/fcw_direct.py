@@ -7,8 +7,8 @@ Differs from the paper: p is the share of weights dropped, as its factor 1/(1-p)
     canvas, twice the input's size, is brought back to it by averaging 2x2 pixels, as the released code resizes; p,
     K_ft and eta' are ours, for the paper states none; so are the target check on unmarked models, the null rate from
     them (unmarked models answer nearly all triggers alike, so no binomial law with 1/K holds), the rule p <= 1e-3 and
-    batch norm's fresh statistics after masking. Verification takes triggers as drawn; the released code selects them
-    by confidence, and asks plain images of the sources too: who takes these for the target is not claimed. The rule
+    batch norm's fresh statistics after masking. Verification takes triggers as drawn, which the released code selects
+    by confidence. Plain images of the sources are asked too: who takes these for the target is not claimed. The rule
     covers all triggers of its target, whatever their sources: another owner with the same target is told apart by the
     commitment's date alone, and fresh keys for calibration therefore ask for another class.
 """
