@@ -48,6 +48,8 @@ class Forge(Attack):
         """Return why there is no evidence to forge, or None."""
         if method.access == "nothing":
             return f"{method.key} verifies nothing, so there is no evidence to forge"
+        if self.config.procedure == "search" and not method.shares_null():
+            return f"procedure search draws keys; a key of {method.key} cannot be drawn without training"
         if self.config.procedure == "adversarial" and (method.family != "triggers" or task.info.kind != "image"):
             return f"procedure adversarial changes trigger images; {method.key} on {task.key} has none"
         return None

@@ -59,3 +59,13 @@ def test_a_search_can_be_asked_of_any_method(field: Any) -> None:
 
     outcome = field.run(Forge, field.victim("weights", Closed(MethodConfig())), procedure="search", draws=3)
     assert outcome.report["draws"] == 3
+
+
+def test_keys_that_need_training_cannot_be_searched(field: Any) -> None:
+    class Trained(field.SignMark):  # type: ignore[name-defined,misc]
+        def thresholds(self, *_: Any) -> Any:
+            raise AssertionError("a scheme of its own calibration")
+
+    said = Forge(Config(procedure="search")).supports(field.task, Trained(MethodConfig()))
+    assert "cannot be drawn without training" in str(said)
+    assert Forge(Config()).supports(field.task, Trained(MethodConfig())) is None
