@@ -174,8 +174,8 @@ class _Search:
         self.active = torch.arange(count)
         self.schedule = _Penalties(count, config)
         self.best_masks, self.best_patterns = self._current(list(range(count)))
-        # As many images at a time as the device likes: activations of some hundred stay in the processor's cache.
-        at_once = 96 if self.device.type == "cpu" else 16_384
+        # As many images at a time as the device likes: a core's cache holds the activations of some hundred.
+        at_once = 96 * torch.get_num_threads() if self.device.type == "cpu" else 16_384
         self.chunk = max(1, at_once // config.batch_size)
 
     def _current(self, which: list[int]) -> tuple[Tensor, Tensor]:
