@@ -49,7 +49,7 @@ class Schedule(Frozen):
     augment: Literal["none", "crop", "crop-flip"] = "none"  # crop: random shift by at most 4 pixels
     precision: Literal["fp32", "bf16", "auto"] = "fp32"  # bf16: autocast; auto: bf16 where the device has units for it
     channels_last: bool = False
-    compile: bool = False  # torch.compile: pays off in long trainings
+    compile: bool = False  # torch.compile: pays off in long trainings; draws dropout in an order of its own
 
     @model_serializer(mode="wrap")
     def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def samples(total: int = 70, seed: int = 0) -> Labelled:
     return Labelled(inputs, (inputs[:, 0, 0, 0] // 64).long())
 
 
-def network(kind: str = "cnn") -> nn.Module:
+def network(kind: str = "cnn", dropout: float = 0.5) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         norm = Normalize(*NORMALIZE)
-        return MLP(SHAPE, 4, norm, (24,), 0.5) if kind == "mlp" else MiniCNN(SHAPE, 4, norm)
+        return MLP(SHAPE, 4, norm, (24,), dropout) if kind == "mlp" else MiniCNN(SHAPE, 4, norm)
 
 
 class Noisy(Recipe):
@@ -445,12 +445,13 @@ def test_meter_counts_gradients_apart() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_compiling_changes_rounding_alone_and_leaves_a_plain_network() -> None:
     plain, compiled = (
-        fit(network("mlp"), samples(), Recipe(), Schedule(epochs=2, batch_size=35, compile=flag), seed="s")
+        # Without dropout, whose draws a compiled network makes in an order of its own.
+        fit(network("mlp", 0.0), samples(), Recipe(), Schedule(epochs=2, batch_size=35, compile=flag), seed="s")
         for flag in (False, True)
     )
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
     for one, other in zip(plain.history, compiled.history, strict=True):
-        assert other["task"] == pytest.approx(one["task"], rel=1e-3)
+        assert other["task"] == pytest.approx(one["task"], rel=1e-5)
     assert compiled.model._compiled_call_impl is None
 
 
