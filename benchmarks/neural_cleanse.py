@@ -26,6 +26,7 @@ from methods.clean import Clean
 from tasks.data import Labelled, Splits, split
 from tasks.errors import MissingData
 from tasks.lab import Lab
+from tasks.numerics import settle
 from tasks.recipe import Recipe
 from tasks.streams import stream
 from tasks.task import Task, resolve_task
@@ -79,9 +80,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    figures = measure(
-        resolve_task("gtsrb-conv6-fc3", "laptop", {}), arguments.data_root, arguments.epochs, arguments.passes
-    )
+    task = resolve_task("gtsrb-conv6-fc3", "laptop", {})
+    task = task.but(schedule=settle(task.schedule, CPU).model_dump())
+    figures = measure(task, arguments.data_root, arguments.epochs, arguments.passes)
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:

@@ -127,7 +127,14 @@ def anomaly(norms: Tensor, threshold: float) -> Anomaly:
 
 
 def search_triggers(
-    model: nn.Module, data: Labelled, targets: Tensor, config: SearchConfig, lab: Lab, sources: Tensor | None = None
+    model: nn.Module,
+    data: Labelled,
+    targets: Tensor,
+    config: SearchConfig,
+    lab: Lab,
+    sources: Tensor | None = None,
+    *,
+    bf16: bool = False,
 ) -> Triggers:
     """Find the smallest trigger of every candidate.
 
@@ -138,8 +145,9 @@ def search_triggers(
         config: the search's settings.
         lab: streams `trigger`, `order`; sample passes are counted.
         sources: class whose images alone each candidate stamps (J,); None: all images.
+        bf16: run the network under autocast; masks, patterns and their optimiser stay in float32.
     """
-    search = _Search(model, data, targets, config, lab, sources)
+    search = _Search(model, data, targets, config, lab, sources, bf16)
     with lab.meter.watch(model):
         for number in range(config.passes):
             if not len(search.active):
@@ -150,9 +158,16 @@ def search_triggers(
 
 class _Search:
     def __init__(
-        self, model: nn.Module, data: Labelled, targets: Tensor, config: SearchConfig, lab: Lab, sources: Tensor | None
+        self,
+        model: nn.Module,
+        data: Labelled,
+        targets: Tensor,
+        config: SearchConfig,
+        lab: Lab,
+        sources: Tensor | None,
+        bf16: bool,
     ) -> None:
-        self.model, self.config, self.lab = model, config, lab
+        self.model, self.config, self.lab, self.bf16 = model, config, lab, bf16
         self.device = data.labels.device
         self.images = data.model_inputs()
         self.targets = targets.to(self.device)
@@ -214,7 +229,8 @@ class _Search:
         masks, patterns = self._current(which.tolist())
         clean = self.images[order[self.pool_of[which]]]  # (k, b, C, H, W)
         stamped = blend(clean, masks[:, None], patterns[:, None])
-        logits = self.model(stamped.flatten(0, 1))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(stamped.flatten(0, 1)).float()
         wanted = self.targets[which].repeat_interleave(clean.shape[1])
         missed = F.cross_entropy(logits, wanted, reduction="sum") / clean.shape[1]
         (missed + (penalties * masks.sum((1, 2, 3))).sum()).backward()
