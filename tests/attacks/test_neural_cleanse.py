@@ -127,7 +127,7 @@ def test_candidates_searched_together_do_not_see_each_other(digits: Any, marked:
 
 def test_a_candidate_that_is_done_stays_as_it_was(digits: Any, marked: nn.Module, field: Any) -> None:
     network, data = copy.deepcopy(marked).requires_grad_(False), digits.attacker.train.take(slice(0, 32))
-    search = _Search(network, data, torch.arange(10), SearchConfig(), field.lab("search"), None)
+    search = _Search(network, data, torch.arange(10), SearchConfig(), field.lab("search"), None, False)
     search.active = torch.tensor([1, 4])
     before = [leaf.detach().clone() for leaf in search.raw_masks]
     lab_meter = search.lab.meter
