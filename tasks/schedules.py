@@ -132,7 +132,7 @@ _LAPTOP_MORE: Mapping[str, Settings] = {
     },
     "lisa": {"epochs": 30, "augment": "crop"},
     "trec": {"batch_size": 64},
-    "imdb": {"epochs": 4, "batch_size": 64},
+    "imdb": {"epochs": 4, "batch_size": 64, "precision": "auto"},
 }  # fmt: skip
 _SMOKE: Settings = {"epochs": 6, "batch_size": 64, "optimizer": "adam", "lr": 2e-3}
 
