@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from inline_sweep import executed
 
 from attacks.prune import Prune
-from orchestrator.bench import Context
 from orchestrator.configs import configured
-from orchestrator.driver import Options
-from orchestrator.grid import parse
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
-from orchestrator.sweep import run_sweep
 from results.parquet import read_rows
 
 GRID: dict[str, Any] = {
@@ -33,26 +26,9 @@ GRID: dict[str, Any] = {
 }
 
 
-class Silent:
-    def on_start(self, *_: Any) -> None:
-        pass
-
-    def on_done(self, *_: Any) -> None:
-        pass
-
-    def on_note(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, bool, float], dict[Any, Any]]:
-    folder = tmp_path_factory.mktemp("beside")
-    path, out = folder / "grid.yaml", Path(folder / "out")
-    path.write_text(yaml.safe_dump(GRID), "utf-8")
-    registry = Registry()
-    grid = parse(str(path), registry)
-    options = Options(executor="inline")
-    run_sweep(build_plan(grid, registry, None), grid, Context(str(out)), options, Silent(), "http://127.0.0.1:9")
+    out, _, _ = executed(GRID, tmp_path_factory.mktemp("beside"))
     found = read_rows(out).to_dict("records")
     assert {row["status"] for row in found} == {"ok"}
     return {

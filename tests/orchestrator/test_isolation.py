@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from inline_sweep import Silent, planned
 from torch import nn
 
 from attacks.base import Outcome, Victim
 from attacks.distill import Distill
 from orchestrator.bench import Bench, Context
 from orchestrator.driver import Options, run
-from orchestrator.grid import parse
 from orchestrator.plan import Stage
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
 from tasks.errors import AccessDenied, AssayError
 
 GRID: dict[str, Any] = {
@@ -30,17 +27,6 @@ GRID: dict[str, Any] = {
     "profile": "smoke",
     "train": {"samples": 500, "epochs": 1, "test_samples": 100, "references": 1, "calibration_keys": 10},
 }
-
-
-class Silent:
-    def on_start(self, *_: Any) -> None:
-        pass
-
-    def on_done(self, *_: Any) -> None:
-        pass
-
-    def on_note(self, *_: Any) -> None:
-        pass
 
 
 def reachable(*roots: Any) -> Iterator[torch.Tensor]:
@@ -71,9 +57,7 @@ def samples(inputs: torch.Tensor) -> set[bytes]:
 def spied(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Bench]:
     """Run the grid with a spy instead of distillation; return what it saw by split mode, and an evaluator's bench."""
     folder = tmp_path_factory.mktemp("isolation")
-    path = folder / "grid.yaml"
-    path.write_text(yaml.safe_dump(GRID), "utf-8")
-    registry, seen = Registry(), {}
+    seen: dict[str, Any] = {}
     context = Context(str(folder / "out"))
 
     def spy(self: Distill, victim: Victim, data: Any, lab: Any) -> Outcome:
@@ -95,7 +79,7 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Ben
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Distill, "run", spy)
         patch.setattr(Distill, "supports", lambda *_: None)
-        plan = build_plan(parse(str(path), registry), registry, None)
+        _, plan = planned(GRID, folder)
         summary = run(plan, context, Options(executor="inline"), Silent())
     assert (summary.failed, summary.blocked) == (0, 0)
     stage: Stage = next(stage for stage in plan.stages.values() if stage.kind == "attack")

@@ -7,16 +7,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
+from inline_sweep import executed
 
-from orchestrator.bench import Context
-from orchestrator.driver import Options
-from orchestrator.grid import parse
 from orchestrator.plan import Plan
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
 from orchestrator.store import Store
-from orchestrator.sweep import run_sweep
 from results.parquet import read_curves, read_rows
 
 GRID: dict[str, Any] = {
@@ -36,28 +30,9 @@ GRID: dict[str, Any] = {
 }
 
 
-class Silent:
-    def on_start(self, *_: Any) -> None:
-        pass
-
-    def on_done(self, *_: Any) -> None:
-        pass
-
-    def on_note(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
-    folder = tmp_path_factory.mktemp("protocol")
-    path, out = folder / "grid.yaml", folder / "out"
-    path.write_text(yaml.safe_dump(GRID), "utf-8")
-    registry = Registry()
-    grid = parse(str(path), registry)
-    plan = build_plan(grid, registry, None)
-    report = run_sweep(
-        plan, grid, Context(str(out)), Options(executor="inline"), Silent(), mlflow_uri="http://127.0.0.1:9"
-    )
+    out, plan, report = executed(GRID, tmp_path_factory.mktemp("protocol"))
     assert (report.failed, report.blocked, report.cells) == (0, 0, 5)
     return out, plan
 
