@@ -28,6 +28,9 @@ Secret = dict[str, Any]
 
 Family = Literal["bits", "triggers", "detector", "keys"]
 
+PROCESSES = ("fine-tune", "distill", "prune")
+"""Attacks that an unmarked model may have gone through as well: they change how often a mark is read by chance."""
+
 
 class MethodConfig(Frozen):
     """Base of every method's configuration; defaults are the paper's."""
@@ -108,13 +111,21 @@ class Method(ABC):
         """Return the roles of the unmarked models that embedding or drawing a key uses; each is a shared stage.
 
         `clean` has the marked model's own streams (its paired baseline) and is always among them, others are
-        independent. The models of `references` are at hand in embedding only if they are named here too.
+        independent. The models of `references` and `nulls` are at hand in embedding only if they are named here too.
         """
         return ("clean",)
 
     def references(self, task: Task) -> tuple[str, ...]:
-        """Return the roles of the unmarked models on which thresholds are calibrated."""
+        """Return the roles of independent unmarked models, as they were trained."""
         return tuple(f"reference-{i}" for i in range(task.references))
+
+    def nulls(self, task: Task) -> tuple[str, ...]:
+        """Return the roles of the unmarked models on which thresholds are calibrated.
+
+        The references, and of the first `task.processed` one more for each of `PROCESSES` (`reference-0|prune`).
+        """
+        references = self.references(task)
+        return (*references, *(f"{role}|{process}" for role in references[: task.processed] for process in PROCESSES))
 
     def schedule(self, task: Task) -> Schedule:
         """Return the schedule of embedding; the default is the task's."""
@@ -182,12 +193,12 @@ class Method(ABC):
 
     def null(self, task: Task, data: Party, lab: Lab) -> Null:
         """Score never-embedded keys on the unmarked reference models; `data` are some owner's, no secret takes part."""
-        models = [lab.unmarked(role) for role in self.references(task)]
+        models = [lab.unmarked(role) for role in self.nulls(task)]
         return null_distribution(self, self.null_keys(task, data, {}, lab), models, lab.meter)
 
     def thresholds(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Thresholds:
         """Calibrate the three decision rules on unmarked reference models, never on the marked one."""
-        return calibrate(self, task, data, secret, lab, [lab.unmarked(role) for role in self.references(task)])
+        return calibrate(self, task, data, secret, lab, [lab.unmarked(role) for role in self.nulls(task)])
 
     def null_keys(self, task: Task, data: Party, secret: Secret, lab: Lab) -> list[Secret]:
         """Return `task.calibration_keys` fresh keys that were never embedded; streams named apart from every owner's.

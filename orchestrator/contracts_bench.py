@@ -33,8 +33,9 @@ from tasks.trainer import Batch, Recipe, State, Terms, Trained
 
 CPU = torch.device("cpu")
 SEED = 0
-_SHORT = {"samples": 480, "test_samples": 100, "references": 2, "calibration_keys": 10, "epochs": 3, "batch_size": 48}
-_FULL = {"references": 2, "calibration_keys": 40}
+_FEW = {"references": 2, "processed": 0}
+_SHORT = {**_FEW, "samples": 480, "test_samples": 100, "calibration_keys": 10, "epochs": 3, "batch_size": 48}
+_FULL = {**_FEW, "calibration_keys": 40}
 _FIRST = ("cnn-mini", "lenet5", "resnet8", "mlp-800x2")  # small networks first
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from attacks.base import Attack
-from methods.base import Method
+from methods.base import PROCESSES, Method
 from orchestrator import cost
 from orchestrator.configs import configured
 from orchestrator.grid import Entry, Grid
@@ -18,7 +18,7 @@ from orchestrator.keys import SCHEMA, canonical, content_key
 from orchestrator.plan import Cell, Plan, Stage, StageKind
 from orchestrator.registry import Registry
 from tasks import VERSION
-from tasks.data import lacks
+from tasks.data import SplitMode, lacks
 from tasks.numerics import settle
 from tasks.sources import fingerprint
 from tasks.task import Task, profiles, resolve_task
@@ -77,6 +77,7 @@ class _Planner:
         self.methods = self._plugins(grid.methods, registry.methods, base)
         self.attacks = self._plugins(grid.attacks, registry.attacks, base)
         self.clean = _Plugin.of(configured(registry.methods["clean"], {}))
+        self.processes = self._plugins([Entry(key, {}, "") for key in PROCESSES], registry.attacks, base)
         self.stages: dict[str, Stage] = {}
 
     @staticmethod
@@ -157,7 +158,7 @@ class _Planner:
 
     def _calibrate(self, facts: _TaskFacts, method: _Plugin) -> Stage:
         task, seed = facts.task, _CALIBRATION_SEED
-        wanted = dict.fromkeys((*method.plugin.unmarked(task), *method.plugin.references(task)))
+        wanted = dict.fromkeys((*method.plugin.unmarked(task), *method.plugin.nulls(task)))
         roles = {role: self._clean(facts, seed, role).key for role in wanted}
         identity = {**facts.identity, "seed": seed, "method": method.identity, "unmarked": roles}
         passes = 100.0 * task.calibration_keys * task.references
@@ -165,6 +166,8 @@ class _Planner:
         return self._add("calibrate", identity, tuple(roles.values()), label, facts, passes=passes)
 
     def _clean(self, facts: _TaskFacts, seed: int, role: str) -> Stage:
+        if "|" in role:
+            return self._processed(facts, seed, role)
         train_seed = f"train|{seed}" if role == "clean" else f"train|{seed}|{role}"
         identity = {
             "task": facts.training,
@@ -176,6 +179,28 @@ class _Planner:
         passes = 3.0 * facts.owner * facts.task.schedule.epochs
         label = f"clean {role} | {facts.task.key} | seed {seed}"
         return self._add("clean", identity, (), label, facts, passes=passes)
+
+    def _processed(self, facts: _TaskFacts, seed: int, role: str) -> Stage:
+        """An unmarked model that somebody attacked: what a mark reads as by chance is not the same on those."""
+        reference, _, process = role.partition("|")
+        parent = self._clean(facts, seed, reference)
+        attack = next(plugin for plugin in self.processes if plugin.key == process)
+        # Whatever an attacker of this task holds; the owner's own data do for whom no split is promised.
+        modes: tuple[SplitMode, ...] = ("disjoint20", "sok", "same")
+        split = next(mode for mode in modes if not lacks(mode, facts.task.attacker_share))
+        attack = _Plugin.of(type(attack.plugin)(attack.plugin.config.but(split=split)))
+        identity = {
+            "task": facts.training,
+            "data": facts.data,
+            "seed": seed,
+            "train_seed": f"train|{seed}|{role}",
+            "processed": parent.key,
+            "method": self.clean.identity,
+            "attack": attack.identity,
+        }
+        passes = 0.0 if attack.plugin.cheap else 0.75 * facts.owner * facts.task.schedule.epochs
+        label = f"clean {reference} {process} | {facts.task.key} | seed {seed}"
+        return self._add("clean", identity, (parent.key,), label, facts, passes=passes)
 
     def _embed(self, facts: _TaskFacts, method: _Plugin, seed: int) -> Stage:
         roles = {role: self._clean(facts, seed, role).key for role in method.plugin.unmarked(facts.task)}
@@ -249,7 +274,7 @@ class _TaskFacts:
         self.data = data
         whole = task.model_dump(mode="json")
         # An unmarked model does not depend on how many of its kind calibrate a threshold.
-        self.training = {k: v for k, v in whole.items() if k not in ("references", "calibration_keys")}
+        self.training = {k: v for k, v in whole.items() if k not in ("references", "processed", "calibration_keys")}
         self.identity = {"task": whole, "data": data}
         whole_set = (task.info.counts or (10_000, 0))[0]
         self.owner = 0.8 * min(task.samples or whole_set, whole_set)

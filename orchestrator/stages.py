@@ -43,6 +43,8 @@ class Product:
 
 def _clean(bench: Bench) -> Product:
     """Train an unmarked model, the owner's or the attacker's; its role names the streams of weights and order."""
+    if "processed" in bench.identity:
+        return _processed(bench)
     identity, task = bench.identity, bench.task
     lab = bench.lab("train", identity["seed"], identity["train_seed"])
     splits = bench.splits
@@ -53,6 +55,20 @@ def _clean(bench: Bench) -> Product:
     main = evaluate(trained.model, bench.splits.test)
     notes = ["diverged: a loss is not finite"] if trained.diverged else []
     return Product({"main": main}, trained.model.state_dict(), {}, notes, costs, lab.curves)
+
+
+def _processed(bench: Bench) -> Product:
+    """Attack an unmarked model: thresholds shall hold for what comes out of that too."""
+    identity, attack = bench.identity, bench.attack()
+    lab = bench.lab(attack.key, stream_seed("attack", identity["seed"], identity["train_seed"]), identity["train_seed"])
+    data = bench.splits.attacker_view(attack.config.split)
+    victim = Victim(bench.network(identity["processed"]), attack.needs, bench.task, bench.method(), lab.meter)
+    with bench.clock.running():
+        outcome = attack.run(victim, data, lab)
+    if outcome.surrogate is None:
+        raise AssayError(f"{attack.key} leaves no model behind")
+    costs, main = bench.costs(lab.meter), evaluate(outcome.surrogate.eval(), bench.splits.test)
+    return Product({"main": main}, outcome.surrogate.state_dict(), {}, outcome.notes, costs, lab.curves)
 
 
 def _calibrate(bench: Bench) -> Product:

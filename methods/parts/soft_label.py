@@ -130,7 +130,7 @@ class SoftLabelMethod(Method):
 
     def unmarked(self, task: Task) -> tuple[str, ...]:
         """Return also the references, and `adversary`: the unmarked model that the detector learns to tell apart."""
-        return (*super().unmarked(task), *self.references(task), "adversary")
+        return (*super().unmarked(task), *self.nulls(task), "adversary")
 
     def training(self, task: Task, lab: Lab) -> DetectorTraining:
         """Return a fresh detector; its initial weights come from the stream `detector`."""
@@ -157,8 +157,9 @@ class SoftLabelMethod(Method):
         secret |= committed(secret, lab.stream("secret", "salt"))
 
     def _null_roles(self, task: Task) -> tuple[list[str], str]:
-        references = list(self.references(task))
-        return references[:-1], "adversary" if self.config.negatives == "adversary" else references[-1]
+        last = self.references(task)[-1]
+        nulls = [role for role in self.nulls(task) if role.partition("|")[0] != last]
+        return nulls, "adversary" if self.config.negatives == "adversary" else last
 
     def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
         """Polish the detector on what the model answers in eval mode, and complete the secret."""
@@ -213,7 +214,9 @@ class SoftLabelMethod(Method):
 
     def overwrite(self, victim: nn.Module, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
         """Embed a new mark with a new detector, against unmarked models that the attacker trains itself."""
-        return super().overwrite(victim, task.but(references=2), data, _own_models(task, data, lab), schedule)
+        return super().overwrite(
+            victim, task.but(references=2, processed=0), data, _own_models(task, data, lab), schedule
+        )
 
     def forge(self, victim: Suspect, task: Task, data: Party, lab: Lab, draws: int) -> Secret:
         """Train only a detector, between an unchanged victim's answers and those of the attacker's own models.
@@ -221,7 +224,7 @@ class SoftLabelMethod(Method):
         Nothing binds a detector to who trained the model, so this is expected to succeed; only the date of the
         owner's commitment speaks against it. One detector is trained, whatever `draws`.
         """
-        few, own = task.but(references=2), _own_models(task, data, lab)
+        few, own = task.but(references=2, processed=0), _own_models(task, data, lab)
         secret, training = self.draw(few, data, own), self.training(few, own)
         answers, plain = victim.logits(data.train.inputs), predict(own.unmarked("adversary"), data.train.inputs)
         schedule = self.schedule(few)

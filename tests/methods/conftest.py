@@ -33,7 +33,7 @@ class Workbench:
 
     def task(self, key: str = "digits-cnn-mini", **changes: Any) -> Task:
         """Return a task of the laptop profile, with two reference models and 20 calibration keys unless changed."""
-        return resolve_task(key, "laptop", {"references": 2, "calibration_keys": 20, **changes})
+        return resolve_task(key, "laptop", {"references": 2, "processed": 0, "calibration_keys": 20, **changes})
 
     def splits(self, task: Task, seed: int = 0) -> Splits:
         key = ("splits", task, seed)

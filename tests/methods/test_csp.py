@@ -214,7 +214,7 @@ def test_supports_says_why() -> None:
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return resolve_task("digits-lenet5", "laptop", {"references": 3, "epochs": 10})
+    return resolve_task("digits-lenet5", "laptop", {"references": 3, "processed": 0, "epochs": 10})
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ PLAIN = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    sizes = {"epochs": 9, "references": 2, "calibration_keys": 20}
+    sizes = {"epochs": 9, "references": 2, "processed": 0, "calibration_keys": 20}
     return resolve_task("digits-cnn-mini", "laptop", sizes)
 
 

@@ -20,7 +20,7 @@ from tasks.task import Task, resolve_task
 from tasks.trainer import Recipe, fit
 
 CPU = torch.device("cpu")
-TASK = resolve_task("digits-cnn-mini", "laptop", {"references": 2})
+TASK = resolve_task("digits-cnn-mini", "laptop", {"references": 2, "processed": 0})
 
 
 def method(**config: Any) -> USP:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from inline_sweep import executed
 
+from methods.base import PROCESSES
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 from results.parquet import read_curves, read_rows
@@ -26,7 +28,14 @@ GRID: dict[str, Any] = {
     ],
     "seeds": [1],
     "profile": "smoke",
-    "train": {"samples": 500, "epochs": 4, "test_samples": 100, "references": 2, "calibration_keys": 20},
+    "train": {
+        "samples": 500,
+        "epochs": 4,
+        "test_samples": 100,
+        "references": 2,
+        "processed": 1,
+        "calibration_keys": 20,
+    },
 }
 
 
@@ -51,12 +60,31 @@ def records(finished: tuple[Path, Plan], kind: str) -> list[dict[str, Any]]:
 def test_thresholds_are_those_of_the_shared_calibration(finished: tuple[Path, Plan], rows: pd.DataFrame) -> None:
     (calibration,) = records(finished, "calibrate")
     null = calibration["result"]["null"]
-    assert (len(null["scores"]), {len(model) for model in null["scores"]}, null["trials"]) == (2, {20}, 32)
+    assert (len(null["scores"]), {len(model) for model in null["scores"]}, null["trials"]) == (2 + 3, {20}, 32)
     assert set(calibration["result"]["spread"]) == {"mean", "key_sd", "model_sd"}
     most = max(score for model in null["scores"] for score in model)
     for metrics in rows.metrics:
         assert most < metrics["threshold_strict"] <= metrics["threshold_rare"]
         assert metrics["threshold_strict"] == rows.loc["none"].metrics["threshold_strict"]
+
+
+def test_thresholds_are_calibrated_on_processed_models_too(finished: tuple[Path, Plan]) -> None:
+    out, plan = finished
+    store = Store(out / "store")
+    (calibration,) = (stage for stage in plan.stages.values() if stage.kind == "calibrate")
+    roles = calibration.identity["unmarked"]
+    assert [role for role in roles if "|" in role] == [f"reference-0|{how}" for how in PROCESSES]
+    plain = store.model(roles["reference-0"])
+    changed = {how: store.model(roles[f"reference-0|{how}"]) for how in PROCESSES}
+    for model in changed.values():
+        assert model.keys() == plain.keys()
+        assert any(not torch.equal(model[name], plain[name]) for name in plain)
+    zeros = sum(int((value == 0).sum()) for value in changed["prune"].values())
+    assert zeros > 0.5 * sum(value.numel() for value in plain.values())
+    # Whose model was attacked, and how, is in the key; the attacker held no sample of the owner's.
+    identity = plan.stages[roles["reference-0|distill"]].identity
+    assert identity["processed"] == roles["reference-0"]
+    assert identity["attack"]["config"]["split"] == "disjoint20"
 
 
 def test_decisions_before_the_attack_follow_from_score_threshold_and_p_value(rows: pd.DataFrame) -> None:
