@@ -166,19 +166,20 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _table(arguments: argparse.Namespace) -> int:
     from results.detection import detections
+    from results.embedding import embedding
     from results.pareto import robustness
     from results.parquet import read_rows
     from results.render import render
     from results.tables import matrix, published
 
     rows = read_rows(Path(arguments.out))
-    own = {None: matrix, "robustness": robustness, "detection": detections}
+    own = {None: matrix, "embedding": embedding, "robustness": robustness, "detection": detections}
     if arguments.table in own:
         table = own[arguments.table](rows)
     else:
         paper, slash, number = arguments.table.partition("/")
         if not slash:
-            raise BadInput(f"--table {arguments.table}: expected PAPER/NUMBER, robustness or detection")
+            raise BadInput(f"--table {arguments.table}: expected PAPER/NUMBER, embedding, robustness or detection")
         table = published(rows, paper, number)
     _print(render(table, arguments.format))
     return 0
@@ -289,7 +290,9 @@ def _parser() -> argparse.ArgumentParser:
     table = command("table", _table, "methods x attacks, or a published table with measured beside published")
     _common(table, "OUT")
     table.add_argument(
-        "--table", metavar="PAPER/NUMBER", help="e.g. usp_csp/5; robustness; detection; default: the sweep's own matrix"
+        "--table",
+        metavar="PAPER/NUMBER",
+        help="e.g. usp_csp/5; embedding; robustness; detection; default: the sweep's own matrix",
     )
     table.add_argument("--format", choices=("md", "latex", "csv", "html"), default="md")
 

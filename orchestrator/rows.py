@@ -59,8 +59,8 @@ class Rows:
         if embed:
             row |= _before(embed["result"])
         if clean and embed and attack and status == "ok":
-            row |= _after(attack) | _costs(attack, clean)
-            row["metrics"] = _metrics(clean, embed, attack)
+            row |= _after(attack) | _costs(attack, clean, embed)
+            row["metrics"] = _metrics(clean, embed, attack) | self._null(cell)
             self._finished[cell.key] = row
         return row
 
@@ -81,6 +81,12 @@ class Rows:
                     if metric not in ("curve", "step"):
                         where = {"stage_key": key, "stage": stage.kind, "curve": point["curve"]}
                         yield {**where, "step": point["step"], "metric": metric, "value": value}
+
+    def _null(self, cell: Cell) -> dict[str, float]:
+        """How never-embedded keys score on unmarked models: mean, and deviations of the keys' and the models' means."""
+        calibration = self.record(self.plan.stages[str(cell.attack_key)].identity.get("calibrate"))
+        spread = calibration["result"]["spread"] if calibration else {}
+        return {f"null_{name}": float(value) for name, value in spread.items()}
 
     def _status(self, cell: Cell, attack: Record | None) -> tuple[str, str]:
         if cell.attack_key is None:
@@ -110,7 +116,7 @@ _EMPTY: Mapping[str, Any] = dict.fromkeys(
         "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "p_before", "p_after",
         "detected_before", "detected_after", "verdict_paper", "verdict_sok", "outcome", "rival_score", "rival_p",
         "rival_verified", "wall_s", "device_s", "forward_samples", "backward_samples", "queries", "cost_share",
-        "environment", "started", "ended",
+        "embed_cost_share", "environment", "started", "ended",
     )
 ) | {"metrics": {}}  # fmt: skip
 
@@ -160,10 +166,11 @@ def _after(attack: Record) -> dict[str, Any]:
     return after
 
 
-def _costs(attack: Record, clean: Record) -> dict[str, Any]:
+def _costs(attack: Record, clean: Record, embed: Record) -> dict[str, Any]:
     costs, whole = attack["costs"], clean["costs"]["device_s"]
     own = {name: costs[name] for name in ("wall_s", "device_s", "forward_samples", "backward_samples", "queries")}
-    return own | {"cost_share": costs["device_s"] / whole if whole else None}
+    shares = {"cost_share": costs, "embed_cost_share": embed["costs"]}
+    return own | {name: spent["device_s"] / whole if whole else None for name, spent in shares.items()}
 
 
 def _metrics(clean: Record, embed: Record, attack: Record) -> dict[str, float]:

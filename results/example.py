@@ -56,6 +56,7 @@ def make_row(**changes: Any) -> Row:
         "backward_samples": 500,
         "queries": 0,
         "cost_share": 0.1,
+        "embed_cost_share": 1.5,
         "environment": "e1",
         "started": "2026-01-02T03:04:05+00:00",
         "ended": "2026-01-02T03:04:06.500+00:00",
@@ -79,5 +80,6 @@ def make_failed(
         *("attack_key", "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "p_before"),
         *("p_after", "detected_before", "detected_after", "verdict_paper", "verdict_sok", "outcome", "wall_s"),
         *("device_s", "forward_samples", "backward_samples", "queries", "cost_share", "started", "ended"),
+        "embed_cost_share",
     ]
     return make_row(**{**dict.fromkeys(empty), "metrics": {}, "status": status, "reason": reason, **changes})

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 ROWS_FILE: Final = "rows.parquet"
 CURVES_FILE: Final = "curves.parquet"
 
@@ -75,7 +75,8 @@ ROW: Final = pa.schema(
         pa.field("forward_samples", _COUNT),
         pa.field("backward_samples", _COUNT),
         pa.field("queries", _COUNT),
-        pa.field("cost_share", pa.float64()),  # device seconds of the attack over those of training the victim
+        pa.field("cost_share", pa.float64()),  # device seconds of the attack over those of training an unmarked model
+        pa.field("embed_cost_share", pa.float64()),  # device seconds of marking the victim over the same
         pa.field("environment", _TEXT),  # short hash; the environment itself lies in sweep.json
         pa.field("started", _TEXT),  # ISO 8601, UTC
         pa.field("ended", _TEXT),
@@ -84,7 +85,7 @@ ROW: Final = pa.schema(
     metadata=_metadata("rows"),
 )
 
-TIMING_COLUMNS: Final = ("wall_s", "device_s", "cost_share", "environment", "started", "ended")
+TIMING_COLUMNS: Final = ("wall_s", "device_s", "cost_share", "embed_cost_share", "environment", "started", "ended")
 """The columns that may differ between two runs of the same cell; every other one is bitwise the same."""
 
 CURVE: Final = pa.schema(
