@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks import formats
 from tasks.data import Labelled
-from tasks.datasets import DatasetInfo
+from tasks.datasets import BUILT_IN, DatasetInfo
 from tasks.errors import BadInput
 from tasks.layouts import (
     Found,
@@ -28,21 +28,24 @@ from tasks.layouts import (
 
 def layouts(info: DatasetInfo) -> tuple[Layout, ...]:
     """Return the layouts in which a built-in data set is looked for; the first one found is read."""
-    if info.key == "cifar5":
-        return tuple(
-            _first_classes(layout, info.classes) for layout in layouts(replace(info, key="cifar10", classes=10))
-        )
+    if info.part_of:
+        (whole,) = (other for other in BUILT_IN if other.key == info.part_of)
+        return tuple(_only(layout, info.labels) for layout in layouts(whole))
     if info.kind == "text":
         return (parquet_text(info),)
     published = _PUBLISHED[info.key](info) if info.key in _PUBLISHED else ()
     return (parquet(info), *published, tree(info))
 
 
-def _first_classes(layout: Layout, classes: int) -> Layout:
-    """Return a layout whose samples are those of the first classes of another one."""
+def _only(layout: Layout, labels: range) -> Layout:
+    """Return a layout whose samples are those of some classes of another one, numbered anew."""
 
     def read(found: Found) -> tuple[Labelled, Labelled]:
-        train, test = (part.take(part.labels < classes) for part in layout.read(found))
+        train, test = (
+            replace(chosen, labels=chosen.labels - labels.start)
+            for part in layout.read(found)
+            for chosen in [part.take((part.labels >= labels.start) & (part.labels < labels.stop))]
+        )
         return train, test
 
     return replace(layout, read=read)

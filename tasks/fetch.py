@@ -22,7 +22,6 @@ _TINY_IMAGENET = (("", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "9052
 _ARCHIVES: Mapping[str, tuple[tuple[str, str, str | None], ...]] = {
     "cifar10": _CIFAR10,
     "cifar100": (("", f"{_TORONTO}cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),),
-    "cifar5": _CIFAR10,
     "gtsrb": (
         ("gtsrb", f"{_ERDA}GTSRB_Final_Training_Images.zip", None),
         ("gtsrb", f"{_ERDA}GTSRB_Final_Test_Images.zip", "c7e4e6327067d32654124b0fe9e82185"),
@@ -91,15 +90,16 @@ def fetch(name: str, root: Path | None) -> Path:
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    if name not in _FETCHERS:
-        why = DATASETS[name].obtain or f"it needs no download (can be fetched: {', '.join(sorted(_FETCHERS))})"
+    own = DATASETS[name].part_of or name
+    if own not in _FETCHERS:
+        why = DATASETS[own].obtain or f"it needs no download (can be fetched: {', '.join(sorted(_FETCHERS))})"
         raise BadInput(f"data fetch {name}: {why}")
     if root is None:
         raise BadInput(f"data fetch {name}: where to? Give --data-root DIR or set ASSAY_DATA")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr):
-            _FETCHERS[name](root)
+            _FETCHERS[own](root)
     except (OSError, RuntimeError) as why:
         text = " ".join(str(why).split())
         raise MissingData(f"data fetch {name}: the download failed ({text}); is there a network?") from None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.data import Labelled, stratified, validation_size
 from tasks.errors import BadInput
-from tasks.sources import load
+from tasks.sources import DATASETS, load
 from tasks.streams import stream
 
 Noise = Literal["uniform", "gaussian"]
@@ -29,18 +29,21 @@ TRANSFER: Mapping[str, tuple[str, ...]] = {
     "gtsrb": ("lisa",),
 }
 # What takes their place where a paper's data are rarely at hand, and for networks that no paper transfers.
-TRANSFER_STAND_IN: Mapping[str, str] = {"cifar10": "tiny_imagenet_32", "fashion-mnist": "gtsrb", "mnist": "gtsrb"}
+TRANSFER_STAND_IN: Mapping[str, str] = {
+    "cifar10": "tiny_imagenet_32", "fashion-mnist": "gtsrb", "gtsrb26": "gtsrb17", "mnist": "gtsrb",
+}  # fmt: skip
 
 # Queries from elsewhere: ImageNet and faces against a traffic-sign model (null embedding), and their stand-ins.
 QUERIES: Mapping[str, tuple[str, ...]] = {"gtsrb": ("imagenet100", "youtube_faces")}
 QUERIES_STAND_IN: Mapping[str, str] = {
     "cifar10": "tiny_imagenet_32", "cifar100": "gtsrb", "cifar5": "tiny_imagenet_32", "digits": "cifar10",
-    "fashion-mnist": "cifar10", "gtsrb": "tiny_imagenet_32", "mnist": "cifar10", "tiny_imagenet": "gtsrb",
+    "fashion-mnist": "cifar10", "gtsrb": "tiny_imagenet_32", "gtsrb17": "tiny_imagenet_32",
+    "gtsrb26": "tiny_imagenet_32", "mnist": "cifar10", "tiny20": "gtsrb", "tiny_imagenet": "gtsrb",
     "tiny_imagenet_32": "gtsrb",
 }  # fmt: skip
 
 # Data sets that hold each other's images: to an attacker on one of them the other is the owner's data and the test set.
-_SAME_IMAGES = ({"cifar10", "cifar5"}, {"tiny_imagenet", "tiny_imagenet_32"})
+_SAME_IMAGES = ({"tiny_imagenet", "tiny_imagenet_32"},)
 
 _CHUNK = 1000  # images resized at once, as float32
 _GREY = (0.299, 0.587, 0.114)  # luminance of red, green and blue (ITU-R BT.601)
@@ -48,7 +51,16 @@ _GREY = (0.299, 0.587, 0.114)  # luminance of red, green and blue (ITU-R BT.601)
 
 def shares_images(dataset: str, other: str) -> bool:
     """Return whether two data sets, known by their keys, hold the same images; a data set does with itself."""
-    return dataset == other or any({dataset, other} <= family for family in _SAME_IMAGES)
+    (one, own), (two, others) = (_place(key) for key in (dataset, other))
+    if one == two:
+        return own is None or others is None or bool(set(own) & set(others))
+    return any({one, two} <= family for family in _SAME_IMAGES)
+
+
+def _place(key: str) -> tuple[str, range | None]:
+    """Return whose files a data set reads, and which of their labels; None: all."""
+    info = DATASETS.get(key)
+    return (info.part_of, info.labels) if info and info.part_of else (key, None)
 
 
 def adapt(data: Labelled, shape: Sequence[int]) -> Labelled:

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from tasks.datasets import BUILT_IN
 from tasks.errors import BadInput, unknown
 
 Settings = Mapping[str, Any]
+# Some classes of a data set train as all of them do, unless said otherwise.
+_WHOLE: Mapping[str, str] = {info.key: info.part_of for info in BUILT_IN if info.part_of}
 
 # --- unified and customized soft-label perturbation (usp_csp), sections 6.2, 6.6 and A.3 ------------------------------
 # Neither optimiser nor augmentation is stated: those of its CosWM runs, and the usual crop and flip.
@@ -157,10 +160,16 @@ def settings(dataset: str, model: str, profile: str, paper: str | None = None) -
     if profile == "smoke":
         return dict(_SMOKE)
     if profile != "paper":
-        return {**_LAPTOP, **_LAPTOP_MORE.get(dataset, {}), **_LAPTOP_MORE.get(key, {})}
-    own = (PAPERS[name].get(key) for name in ([paper] if paper else PAPERS))
-    general = {**_UNPUBLISHED, **_UNPUBLISHED_BY_DATASET.get(dataset, {})}
+        return {**_LAPTOP, **_more(_LAPTOP_MORE, dataset, ""), **_more(_LAPTOP_MORE, dataset, f"-{model}")}
+    own = (_more(PAPERS[name], dataset, f"-{model}") for name in ([paper] if paper else PAPERS))
+    general = {**_UNPUBLISHED, **_more(_UNPUBLISHED_BY_DATASET, dataset, "")}
     return dict(next((entry for entry in own if entry), general))
+
+
+def _more(table: Mapping[str, Settings], dataset: str, ending: str) -> Settings:
+    """Return what a table says of a data set, or else of the whole that it is a part of."""
+    whole = f"{_WHOLE.get(dataset, dataset)}{ending}"
+    return table.get(f"{dataset}{ending}", table.get(whole, {}))
 
 
 def victim_epochs(paper: str, dataset: str, model: str) -> int:
@@ -179,8 +188,9 @@ def victim_epochs(paper: str, dataset: str, model: str) -> int:
     if paper not in PAPERS:
         raise unknown("paper", paper, (*PAPERS, "wrt"))
     trained = PAPERS[paper]
-    near = next((key for key in trained if key.startswith(f"{dataset}-")), next(iter(trained)))
-    return int(trained.get(f"{dataset}-{model}", trained[near])["epochs"])
+    places = (dataset, _WHOLE.get(dataset, dataset))
+    near = next((key for place in places for key in trained if key.startswith(f"{place}-")), next(iter(trained)))
+    return int((_more(trained, dataset, f"-{model}") or trained[near])["epochs"])
 
 
 def scaled_epochs(attack_epochs: int, paper_epochs: int, task_epochs: int) -> int:

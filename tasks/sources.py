@@ -28,7 +28,7 @@ Finder = Callable[[Path | None], tuple[Path, ...]]
 """Returns the files (or folders of files) that a loader reads, given the data root; raises `MissingData`."""
 
 # What torchvision downloads of these is pickled.
-_PICKLED = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "cifar5": "cifar-10-batches-py"}
+_PICKLED = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 def data_root(root: Path | None = None) -> Path | None:
@@ -56,7 +56,8 @@ def _find(info: DatasetInfo, root: Path | None) -> tuple[Layout, Found]:
     for layout in known:
         if found := layout.find(base):
             return layout, found
-    if info.key in _PICKLED and (pickled := base / _PICKLED[info.key]).is_dir():
+    own = info.part_of or info.key
+    if own in _PICKLED and (pickled := base / _PICKLED[own]).is_dir():
         raise MissingData(f"{info.key}: {pickled} is pickled, and nothing is unpickled; {fetch}")
     wanted = " or ".join(layout.wanted for layout in known)
     raise MissingData(f"{info.key}: not found under {base}, looked for {wanted}; {fetch}")

@@ -108,7 +108,7 @@ CLAIMS: Final = (
         ),
         published=(printed("usp_csp/11", method="csp"), printed("usp_csp/12", {"n_models": (3, 7, 20)})),
         figures="tables 6 to 9 print five detectors by five models for each of four data sets",
-        note=f"Signals are drawn, not chosen for |corr| <= 0.5; tiny_imagenet_32 has all 100 classes. {_SAME_BLOCK}",
+        note=f"Signals are drawn, not chosen for |corr| <= 0.5; Tiny ImageNet has 20 classes. {_SAME_BLOCK}",
     ),
     Claim(
         "S0-8",

@@ -6,7 +6,7 @@ from typing import Final
 
 from results.claims.expressions import Expression, Unmeasured, least
 from results.claims.marks import After, Marked, best_rival, marked, worst_score
-from results.claims.settings import C32, FT, G32, M28, SMALL, TRAIN, pruned
+from results.claims.settings import C32, FT, G26, G32, M28, SMALL, TRAIN, pruned
 from results.claims.verdict import Claim, printed
 
 NULL: Final = marked("null-embedding", pattern_size=6, marks=1, null_metric="label")
@@ -49,7 +49,7 @@ def agreeing(after: After) -> Expression:
     return least((after.reads("null_agreement"), after.reads("true")), f"s by agreement({after.name})")
 
 
-_MOVED = NULL.after("transfer", "own classes", target="own", head="replace", mode="all", recovery="retrain_head")
+_MOVED = NULL.after("transfer", "other signs", target="gtsrb17", head="replace", mode="all", recovery="retrain_head")
 _CLEANSE = ("neural-cleanse", "cleanse")
 
 CLAIMS: Final = (
@@ -179,12 +179,12 @@ CLAIMS: Final = (
     Claim(
         "S2-9",
         "Transfer learning works, and the mark comes back with the old head",
-        on=(G32,),
+        on=(G26,),
         tests=(
             _MOVED.reported("target_acc_unmarked", accuracy=True) - _MOVED.reported("target_acc") <= 0.05,
             _MOVED.score >= 0.8,
         ),
         published=(printed("null_embedding/7"), printed("null_embedding/8")),
-        note="LISA is replaced by a split of the attacker's traffic signs by classes; the teacher knows all 43.",
+        note="GTSRB is split by classes: 26 for the teacher, and 17 stand in for LISA.",
     ),
 )

@@ -17,7 +17,8 @@ C32: Final = "cifar10-convnet-p"
 MLP28: Final = "mnist-mlp-400x2"
 BN28: Final = "mnist-cnn-mini"  # with batch norm
 G32: Final = "gtsrb-conv6-fc3-half"
-T32: Final = "tiny_imagenet_32-convnet-p-wide"
+G26: Final = "gtsrb26-conv6-fc3-half"  # without the 17 classes of `gtsrb17`
+T32: Final = "tiny20-convnet-p-wide"
 TXT: Final = ("trec-lstm", "imdb-textcnn")
 
 GRIDS: Final[Mapping[str, str]] = {

@@ -211,6 +211,20 @@ def png(image: Pixels) -> bytes:
     return file.getvalue()
 
 
+def test_two_parts_of_gtsrb_share_no_class_and_keep_its_tracks(tmp_path: Path) -> None:
+    for label in range(43):
+        for part in ("train", "test"):
+            paint(tmp_path / f"gtsrb/{part}/{label:05}/00000_00000.png", label, (32, 32))
+    few, many = (read(key, tmp_path) for key in ("gtsrb17", "gtsrb26"))
+    assert many[0] == many[1] == many[2] == many[3] == list(range(26))
+    assert few[0] == few[2] == list(range(26, 43))  # the pictures
+    assert few[1] == few[3] == list(range(17))  # their labels, numbered anew
+    whole, part = load("gtsrb", tmp_path, None, None)[0], load("gtsrb17", tmp_path, None, None)[0]
+    assert whole.groups is not None
+    assert part.groups is not None
+    assert part.groups.tolist() == whole.groups[26:].tolist()
+
+
 def test_cifar5_is_the_first_half_of_cifar10(tmp_path: Path) -> None:
     for label in range(10):
         for part in ("train", "test"):

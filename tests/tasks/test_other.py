@@ -144,6 +144,9 @@ def test_frames_of_a_sign_that_the_task_uses_are_not_left(monkeypatch: pytest.Mo
 def test_data_sets_with_the_same_images_are_known() -> None:
     assert shares_images("cifar5", "cifar10")
     assert shares_images("tiny_imagenet_32", "tiny_imagenet")
+    assert shares_images("tiny20", "tiny_imagenet")
+    assert shares_images("gtsrb26", "gtsrb")
+    assert not shares_images("gtsrb26", "gtsrb17")
     assert shares_images("digits", "digits")
     assert not shares_images("cifar10", "cifar100")
     pairs = [(key, target) for key, targets in other.TRANSFER.items() for target in targets]
