@@ -21,7 +21,7 @@ from torch import nn
 
 from attacks.base import Adapted, Attack, AttackConfig, Outcome, Recovery, Victim
 from attacks.parts.graph import logit_layer
-from attacks.parts.heads import Part, fresh_head, layers, trained_layers, with_head
+from attacks.parts.heads import Part, fresh_head, layers, repeats_added, trained_layers, with_head
 from attacks.parts.training import FineTuning, divergence, fine_tuning, needs_samples, only_trainable, share_of_epochs
 from methods.base import Method
 from tasks.data import Labelled, Party
@@ -87,7 +87,9 @@ class Transfer(Attack):
         return () if key == "own" else (key,)
 
     def supports(self, task: Task, method: Method) -> str | None:
-        """Return why there is no other task to turn to, or None."""
+        """Return why there is no other task to turn to, or why the mode repeats another, or None."""
+        if reason := repeats_added(task.dataset, task.model, self.config.mode):
+            return reason
         key = self._target(task)
         if key == "own":
             return needs_samples(self.config) or self._too_few(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from attacks.parts.graph import logit_layer
 from tasks.errors import UnsupportedModel
 from tasks.streams import global_stream
+from tasks.task import Task
 
 Part = Literal["added", "last_two_dense", "all_dense", "all"]
 """What a transfer trains: the new head, the last two dense layers, every dense layer, or everything."""
@@ -31,6 +33,20 @@ def fresh_head(model: nn.Module, name: str, classes: int, *names: str | int) -> 
     with global_stream(*names), torch.device("cpu"):
         head = nn.Linear(old.in_features, classes)
     return head.to(old.weight.device)
+
+
+@lru_cache(maxsize=256)
+def dense_layers(dataset: str, model: str) -> tuple[str, ...]:
+    """Return the names of an architecture's dense layers, the head among them; known without a trained network."""
+    network = Task(dataset=dataset, model=model).build("dense layers")
+    return tuple(name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+
+
+def repeats_added(dataset: str, model: str, mode: Part) -> str | None:
+    """Return why a mode would only repeat `added` on an architecture, or None."""
+    if mode in ("added", "all") or len(dense_layers(dataset, model)) > 1:
+        return None
+    return f"{model} has one dense layer, so mode {mode} is the same as added"
 
 
 def trained_layers(model: nn.Module, mode: Part) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from attacks.parts.heads import Part
 from attacks.parts.recovery import recovered
 from attacks.transfer import Config, Transfer
 from methods.base import MethodConfig
@@ -145,6 +146,20 @@ def test_one_dense_layer_leaves_nothing_between(field: Any) -> None:
     assert trained_layers(residual, "added") == ("fc",)
     with pytest.raises(UnsupportedModel, match="one dense layer"):
         trained_layers(residual, "all_dense")
+
+
+@pytest.mark.parametrize(
+    ("model", "single"), [("resnet8", True), ("mobilenetv2", True), ("textcnn", True), ("lenet5", False)]
+)
+def test_a_mode_that_repeats_another_is_known_when_the_sweep_is_planned(field: Any, model: str, single: bool) -> None:
+    method = field.SignMark(MethodConfig())
+    task = Task(dataset="trec" if model == "textcnn" else "digits", model=model)
+    said = {mode: Transfer(Config(mode=mode, target="own")).supports(task, method) for mode in get_args(Part)}
+    assert said["added"] is None
+    assert said["all"] is None
+    for mode in ("last_two_dense", "all_dense"):
+        assert (said[mode] is not None) == single
+        assert not single or f"{model} has one dense layer, so mode {mode}" in str(said[mode])
 
 
 def test_the_papers_pairs_and_their_stand_ins() -> None:
