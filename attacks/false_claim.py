@@ -69,8 +69,11 @@ class FalseClaim(Attack):
         return None
 
     def unmarked(self, task: Task, method: Method) -> tuple[str, ...]:
-        """Return the accused unmarked models; they took part in no calibration."""
-        return tuple(f"null-{index}" for index in range(self.config.accused))
+        """Return the accused unmarked models, which took part in no calibration, and those that drawing a key asks."""
+        accused = tuple(f"null-{index}" for index in range(self.config.accused))
+        if self.config.mode != "random":
+            return accused
+        return accused + tuple(role for role in method.references(task) if role in method.unmarked(task))
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
         """Return the claims, and who is accused besides the victim."""
@@ -92,10 +95,10 @@ class FalseClaim(Attack):
         return {"surrogate-0": tuned.model.eval(), "surrogate-1": distilled.model.eval()}
 
     def _drawn(self, victim: Victim, data: Party, lab: Lab) -> Iterator[Secret]:
-        """Yield keys as the method draws them; what it asks of unmarked models is answered by an accused one."""
+        """Yield keys as the method draws them; what it asks of unmarked models is not answered by the accused."""
         task, left = victim.task.but(calibration_keys=_AT_ONCE), self.config.claims
         while left > 0:
-            chunk = replace(lab, plugin=f"{lab.plugin}|from-{left}", unmarked=lambda role: lab.unmarked("null-0"))
+            chunk = replace(lab, plugin=f"{lab.plugin}|from-{left}")
             yield from victim.method.null_keys(task, data, {}, chunk)[:left]
             left -= _AT_ONCE
 

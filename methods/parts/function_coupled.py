@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from methods.base import Mark, Method, MethodConfig, Secret, lab_for_key
+from methods.parts.calibration import Null
 from methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs, plain_images, usable_classes
 from methods.parts.forging import relabel
 from methods.parts.masking import CoupledRecipe, Granularity, Tuning, WeightMasks
@@ -69,11 +71,28 @@ class CoupledConfig(MethodConfig):
         return self
 
 
+@dataclass(frozen=True)
+class _Family:
+    """Triggers of two classes before they have a target: joined (n, C, H, W) to train on, others as controls."""
+
+    sources: tuple[int, int]
+    targets: Sequence[int]
+    joined: Tensor
+    others: Tensor
+
+
+def _answered(net: nn.Module, asked: Tensor, classes: int) -> list[int]:
+    """Return how many of the triggers a network gives to each class."""
+    counts: list[int] = torch.bincount(predict(net, asked).argmax(1), minlength=classes).tolist()
+    return counts
+
+
 class CoupledMethod(Method):
     """The common part: only `join` differs."""
 
     access = "labels"
     family = "triggers"
+    version = 2
     gate = 0.98
     Config = CoupledConfig
     laptop: ClassVar[dict[str, Any]] = {"mask_every": 10}
@@ -125,17 +144,16 @@ class CoupledMethod(Method):
         return self._drawn(task, data, lab, rule, [lab.unmarked(role) for role in self.references(task)])
 
     def _drawn(self, task: Task, data: Party, lab: Lab, rule: Rule, references: Sequence[nn.Module]) -> Secret:
-        draws = lab.stream("secret")
-        sources, targets = choose_sources(rule, data.train, task, draws)
-        joined, others = self._triggers(data.train, sources, draws)
+        drawn = self._family(task, data, lab, rule)
+        sources, joined = drawn.sources, drawn.joined
         asked = joined[: self.config.n_verify]
-        answers = [torch.bincount(predict(net, asked).argmax(1), minlength=task.classes).tolist() for net in references]
-        target = choose_target(targets, answers, self.config.largest_null_rate * len(asked))
+        answers = [_answered(net, asked, task.classes) for net in references]
+        target = self._target(drawn, answers)
         hits = [count[target] for count in answers]
         secret = {
             "inputs": joined.cpu(),
             "labels": torch.full((len(joined),), target),
-            "control_inputs": others.cpu(),
+            "control_inputs": drawn.others.cpu(),
             "sources": list(sources),
             "target": target,
             "classes": task.classes,
@@ -144,6 +162,15 @@ class CoupledMethod(Method):
             **plain_images(data.held_out, sources),
         }
         return committed(secret, lab.stream("secret", "salt"))
+
+    def _family(self, task: Task, data: Party, lab: Lab, rule: Rule) -> _Family:
+        draws = lab.stream("secret")
+        sources, targets = choose_sources(rule, data.train, task, draws)
+        return _Family(sources, targets, *self._triggers(data.train, sources, draws))
+
+    def _target(self, drawn: _Family, answers: Sequence[Sequence[int]]) -> int:
+        asked = min(self.config.n_verify, len(drawn.joined))
+        return choose_target(drawn.targets, answers, self.config.largest_null_rate * asked)
 
     def _triggers(self, train: Labelled, sources: tuple[int, int], draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return triggers, and controls from other pairs of the same classes."""
@@ -160,6 +187,26 @@ class CoupledMethod(Method):
         nets = [lab.unmarked(role) for role in self.references(task)]
         rule = Rule(barred=self.config.target)
         return [self._drawn(task, data, lab_for_key(lab, i), rule, nets) for i in range(task.calibration_keys)]
+
+    def null(self, task: Task, data: Party, lab: Lab) -> Null:
+        """Score fresh keys on each unmarked model as on a stranger: the target check asks the other references alone.
+
+        What a model answers to a target that was chosen because this very model does not answer it says nothing of the
+        next model, on some of which the target is the answer to every trigger.
+        """
+        rule, roles = Rule(barred=self.config.target), self.nulls(task)
+        nets = {role: lab.unmarked(role) for role in roles}
+        null = Null([[] for _ in roles], [[] for _ in roles], min(self.config.n_verify, self.config.n_triggers))
+        for index in range(task.calibration_keys):
+            drawn = self._family(task, data, lab_for_key(lab, index), rule)
+            asked = drawn.joined[: self.config.n_verify]
+            answers = {role: _answered(net, asked, task.classes) for role, net in nets.items()}
+            for place, role in enumerate(roles):
+                strangers = [answers[other] for other in self.references(task) if other != role.partition("|")[0]]
+                hits = answers[role][self._target(drawn, strangers)]
+                null.matches[place].append(hits)
+                null.scores[place].append(hits / null.trials)
+        return null
 
     # --- embedding -------------------------------------------------------------------------------------------------
 

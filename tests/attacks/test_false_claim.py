@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from attacks.false_claim import FalseClaim
-from methods.base import MethodConfig
+from methods import METHODS
+from methods.base import Method, MethodConfig
+from tasks.task import resolve_task
 from tasks.trainer import predict
 
 
@@ -53,6 +55,19 @@ def test_an_adaptive_accuser_forges_on_its_own_models_alone(field: Any) -> None:
     right = (seen[0] == field.splits.test.labels[:20]).float().mean()
     assert right > 0.5, "own models have learnt the task"
     assert torch.equal(seen[0], seen[1])
+
+
+def test_whom_the_scheme_asks_for_a_key_is_not_accused() -> None:
+    task = resolve_task("digits-cnn-mini", "smoke", {})
+    roles = {key: FalseClaim(FalseClaim.Config(accused=2)).unmarked(task, made(key)) for key in ("adi", "fcw-direct")}
+    assert roles["adi"] == ("null-0", "null-1"), "its keys are drawn without any model"
+    assert roles["fcw-direct"] == (*roles["adi"], "reference-0", "reference-1", "reference-2")
+    adaptive = FalseClaim(FalseClaim.Config(accused=2, mode="adaptive"))
+    assert adaptive.unmarked(task, made("fcw-direct")) == roles["adi"], "it asks models of its own"
+
+
+def made(key: str) -> Method:
+    return METHODS[key](METHODS[key].Config())
 
 
 @pytest.mark.parametrize("split", ["none"])

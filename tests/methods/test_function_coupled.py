@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,6 +174,29 @@ def test_fresh_keys_ask_for_another_class(bench: Any, key: str) -> None:
     assert len(null) == 20
     assert all(secret["target"] != 1 for secret in null)
     assert len({(*secret["sources"], secret["target"]) for secret in null}) > 10
+
+
+class Stubborn(nn.Module):
+    """Answers one class whatever it is shown."""
+
+    def __init__(self, label: int) -> None:
+        super().__init__()
+        self.label = label
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.eye(10)[self.label].expand(len(inputs), 10)
+
+
+def test_a_calibration_model_has_no_say_in_the_targets_that_are_read_from_it(bench: Any, key: str) -> None:
+    task = bench.task(TASK, references=3, calibration_keys=40)
+    nets = {f"reference-{i}": Stubborn(label) for i, label in enumerate((2, 5, 7))}
+    lab = replace(bench.lab(key, task), unmarked=nets.__getitem__)
+    null = bench.method(key).null(task, bench.splits(task).owner, lab)
+    assert [len(row) for row in null.scores] == [40, 40, 40]
+    for row in null.matches:
+        # Checked by the two others, every eighth target or so is the third one's answer to everything.
+        assert set(row) == {0, null.trials}
+        assert 1 <= sum(hits > 0 for hits in row) <= 15
 
 
 # --- verification ---------------------------------------------------------------------------------------------------
