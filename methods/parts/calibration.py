@@ -55,6 +55,9 @@ def strict_triggers(matches: Sequence[int], trials: int, chance: float, alpha: f
     """Return the strict threshold of trigger sets: a beta-binomial fitted by moments, never below the plain binomial.
 
     Unmarked models agree with each other on triggers, so matches spread wider than a binomial with the chance rate.
+    Where nearly all keys match nothing and a few match much (a model answers all triggers of a family alike), how much
+    says little of the next model: the fit's tail is then flat up to a full match, and no null key reaches the
+    threshold.
     """
     values = np.asarray(matches, dtype=float)
     rate, variance = float(values.mean()) / trials, float(values.var())
@@ -65,7 +68,10 @@ def strict_triggers(matches: Sequence[int], trials: int, chance: float, alpha: f
     # Overdispersion rho = (variance / plain - 1) / (trials - 1), shape a + b = 1/rho - 1.
     rho = min((variance / plain - 1) / (trials - 1), 0.999)
     size = 1 / rho - 1
-    tail = stats.betabinom.sf(np.arange(-1, trials), trials, rate * size, (1 - rate) * size)  # P(X >= 0 ... trials)
+    a, b = rate * size, (1 - rate) * size
+    if a < 1 < b:
+        a, b, floor = rate / (1 - rate), 1.0, max(floor, max(matches) + 1)
+    tail = stats.betabinom.sf(np.arange(-1, trials), trials, a, b)  # P(X >= 0 ... trials)
     below = np.nonzero(tail <= alpha)[0]
     fitted = int(below[0]) if len(below) else trials + 1
     return max(floor, fitted) / trials

@@ -65,6 +65,19 @@ def test_strict_triggers_allows_for_models_that_agree() -> None:
     assert strict_triggers(apart, 50, 0.1) > strict_triggers(even, 50, 0.1)
 
 
+def test_strict_triggers_takes_little_comfort_in_few_agreements_being_small() -> None:
+    # One key in fifty is answered alike by a model, here for 30 of 90 triggers; by the next model it may be for all.
+    few = [0] * 490 + [30] * 10
+    least = round(strict_triggers(few, 90, 0.1) * 90)
+    rate = np.mean(few) / 90
+    assert stats.betabinom.sf(least - 1, 90, rate / (1 - rate), 1) <= STRICT_ALPHA
+    assert least > 75
+    assert least <= 90, "a mark that is read in full still verifies"
+    # Where most keys match something the spread is known well, and the fit to it decides.
+    many = [6, 9, 12] * 100
+    assert round(strict_triggers(many, 90, 0.1) * 90) < 30
+
+
 def test_strict_triggers_of_a_rate_above_chance_without_spread_asks_for_more_than_chance() -> None:
     # Every null key matches 20 of 50: chance 0.1 alone would put the threshold within reach of innocent models.
     least = round(strict_triggers([20] * 30, 50, 0.1) * 50)
