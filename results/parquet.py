@@ -186,11 +186,13 @@ def _read(out: Path, name: str, schema: pa.Schema) -> pa.Table:
         expected = schema.metadata
         if table_name != expected[b"table"]:
             raise ResultsError(f"{path}: holds {table_name.decode()}, not {expected[b'table'].decode()}")
-        if version != expected[b"schema_version"]:
+        newest = expected[b"schema_version"].decode()
+        if not version.decode().isdecimal() or int(version) > int(newest):
             raise ResultsError(
-                f"{path}: schema version {version.decode()}, this assay reads {expected[b'schema_version'].decode()}; "
-                "run the grid again into the same folder, the store keeps the results"
+                f"{path}: schema version {version.decode()}, this assay reads up to {newest}; "
+                "run the grid again into another folder, or install a newer assay"
             )
+        # Columns that an older version lacks are null; running the grid again fills them from the store.
         return pq.read_table(path, schema=schema)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as why:
         raise ResultsError(
