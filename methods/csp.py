@@ -71,10 +71,10 @@ class CSPRecipe(SoftLabelRecipe):
     embed_share: float
 
     def terms(self, state: State, marked: Tensor, unmarked: Tensor, labels: Tensor) -> Terms:
-        """Return CE of the perturbed logits (Eq. 7, 10, 13) or, in the second phase, Eq. 14 or 15."""
+        """Return CE of the perturbed logits and what moves them apart (Eq. 7, 9, 10, 13); in phase two Eq. 14 or 15."""
         embedding = self.epoch < round(self.embed_share * state.schedule.epochs)
         perturbed = embedding or self.training.accuracy <= self.config.tau
-        self.report = {"perturbed": torch.full((), float(perturbed), device=marked.device)}
+        self.report["perturbed"] = torch.full((), float(perturbed), device=marked.device)
         terms = {"task": F.cross_entropy(marked - self.offset if perturbed else marked, labels)}
         return {**terms, **self.perturbation(marked, unmarked)} if embedding else terms
 

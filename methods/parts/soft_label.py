@@ -70,9 +70,10 @@ class SoftLabelRecipe(Recipe):
         self.report: Terms = {}  # figures of the step besides its losses; they become curves
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Turn the detector's page."""
+        """Turn the detector's page; the accuracy that decides on its rest, the epoch before's, becomes a curve."""
         self.epoch = epoch
         self.training.start_epoch(epoch)
+        self.report = {"detector_accuracy": torch.full((), self.training.accuracy, device=self.training.hits.device)}
 
     def perturbation(self, marked: Tensor, unmarked: Tensor) -> Terms:
         """Return alpha L_KLD (Eq. 2) and beta L_D (Eq. 6); a term with coefficient 0 is left out."""
@@ -86,7 +87,7 @@ class SoftLabelRecipe(Recipe):
         return terms
 
     def terms(self, state: State, marked: Tensor, unmarked: Tensor, labels: Tensor) -> Terms:
-        """Return the model's loss terms for logits (B, K) of the marked and the unmarked model."""
+        """Return the model's loss terms (Eq. 3, 2, 6) for logits (B, K) of the marked and the unmarked model."""
         return {"task": F.cross_entropy(marked, labels), **self.perturbation(marked, unmarked)}
 
     def step(self, state: State, batch: Batch) -> Terms:
@@ -195,6 +196,8 @@ class SoftLabelMethod(Method):
         metrics = {
             "det_rate": rate,
             "tnr": rejected / probes,
+            # How far the answers are from an ordinary model's, the last column of the paper's ablation (its table 15).
+            "kld": float(divergence(logits, secret["negatives"].to(logits.device), self.config.temperature)),
             "null_bound": secret["null_bound"],
             "commitment_opens": float(opens(secret)),
             # The model, not the probe, is the unit that varies; there are few of them.

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from methods.csp import CSP
 from methods.parts.detector import Detector, detector_loss
-from methods.parts.soft_label import SoftLabelRecipe, divergence
+from methods.parts.soft_label import SoftLabelMethod, SoftLabelRecipe, divergence
 from methods.suspect import Suspect
 from methods.usp import USP
 from tasks.data import Splits
 from tasks.lab import Lab
 from tasks.task import Task, resolve_task
-from tasks.trainer import Recipe, fit
+from tasks.trainer import Recipe, fit, predict
 
 CPU = torch.device("cpu")
 TASK = resolve_task("digits-cnn-mini", "laptop", {"references": 2, "processed": 0})
@@ -80,6 +82,185 @@ def test_ablations_leave_their_term_out(models: dict[str, nn.Module], data: Spli
         recipe = method(**config).recipe(TASK, data.owner, {}, lab(models, tmp_path))
         assert isinstance(recipe, SoftLabelRecipe)
         assert set(recipe.perturbation(torch.randn(2, 10), torch.randn(2, 10))) == names
+
+
+# --- training: reductions, who moves, what is polished ---------------------------------------------------------------
+
+SHORT = TASK.but(schedule=TASK.schedule.but(epochs=1), samples=400)  # a network with batch norm
+
+
+def untrained(folder: Path) -> Lab:
+    """Return a lab whose unmarked models are initial networks; they are told apart all the same."""
+    return Lab("usp", 0, CPU, folder, "train|0", unmarked=lambda role: TASK.build(f"train|{role}"))
+
+
+def states(model: nn.Module) -> list[Tensor]:
+    return [value.clone() for value in model.state_dict().values()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+@pytest.fixture(scope="module")
+def few() -> Splits:
+    torch.set_num_threads(1)
+    return SHORT.data(None, 0, CPU)
+
+
+def trained(own: SoftLabelMethod, few: Splits, lab: Lab) -> tuple[nn.Module, SoftLabelRecipe]:
+    """Train a mark of `own`, with all that its configuration says, up to the point where detectors are polished."""
+    recipe = own.recipe(SHORT, few.owner, own.draw(SHORT, few.owner, lab), lab)
+    assert isinstance(recipe, SoftLabelRecipe)
+    return lab.fit(SHORT.build(lab.train_seed), few.owner.train, recipe, own.schedule(SHORT)).model, recipe
+
+
+def test_a_reversed_divergence_pulls_the_other_way_round(few: Splits, tmp_path: Path) -> None:
+    recipe = method(kl_direction="reverse", beta=0.0).recipe(SHORT, few.owner, {}, untrained(tmp_path))
+    assert isinstance(recipe, SoftLabelRecipe)
+    marked, unmarked = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[2.0, 0.0, -1.0]])
+    assert float(recipe.perturbation(marked, unmarked)["divergence"]) == pytest.approx(-0.02 * 1.088009, abs=1e-7)
+
+
+def test_without_its_terms_the_marked_network_is_the_clean_one(few: Splits, tmp_path: Path) -> None:
+    lab = untrained(tmp_path)
+    clean = lab.fit(SHORT.build(lab.train_seed), few.owner.train, schedule=SHORT.schedule).model
+    neutral, _ = trained(method(alpha=0.0, beta=0.0), few, lab)
+    assert same(states(neutral), states(clean))
+    assert not same(states(trained(method(), few, lab)[0]), states(clean))
+
+
+def test_csp_without_a_signal_and_without_its_second_phase_is_usp(few: Splits, tmp_path: Path) -> None:
+    shared, lab = {"alpha": -0.02, "beta": 0.5, "detector_lr": 1e-3}, untrained(tmp_path)
+    other = CSP(CSP.Config(gamma=0.0, epochs_embed=None, epochs_finetune=0, **shared))
+    (own, first), (twin, second) = (trained(scheme, few, lab) for scheme in (method(**shared), other))
+    assert same(states(own), states(twin))
+    assert same(states(first.training.detector), states(second.training.detector))
+
+
+def test_not_even_the_adversarys_statistics_move(few: Splits, tmp_path: Path) -> None:
+    _, recipe = trained(method(), few, untrained(tmp_path))
+    assert any(name.endswith("running_mean") for name in recipe.adversary.state_dict())
+    assert same(states(recipe.adversary), states(TASK.build("train|adversary")))
+
+
+def test_polishing_is_for_batch_norm_and_for_the_detector_alone(few: Splits, tmp_path: Path) -> None:
+    lab = untrained(tmp_path)
+
+    def moved(polish: int | None, network: nn.Module | None = None) -> bool:
+        own = method(polish_epochs=polish, n_probe=20)
+        model, recipe = trained(own, few, lab)
+        if network is not None:
+            recipe.adversary, model = copy.deepcopy(network), network
+        weights, detector = states(model), states(recipe.training.detector)
+        recipe.training.accuracy = 1.0  # a detector that rests is polished too
+        own.finish(model, recipe, own.draw(SHORT, few.owner, lab), few.owner, lab)
+        assert same(weights, states(model))
+        return not same(detector, states(recipe.training.detector))
+
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    assert [moved(None), moved(0), moved(None, plain), moved(1, plain)] == [True, False, False, True]
+
+
+def test_probes_negatives_and_null_models(few: Splits, tmp_path: Path) -> None:
+    lab, task = untrained(tmp_path), SHORT.but(references=3, processed=3)
+    held_out = [image.numpy().tobytes() for image in few.owner.held_out.inputs]
+
+    def completed(**config: Any) -> dict[str, Any]:
+        own = method(n_probe=20, **config)
+        secret = own.draw(task, few.owner, lab)
+        own.complete(secret, own.training(task, lab), task, few.owner, lab)
+        return secret
+
+    for negatives, role in (("independent", "reference-2"), ("adversary", "adversary")):
+        secret = completed(negatives=negatives)
+        shown = [image.numpy().tobytes() for image in secret["probes"]]
+        assert len(shown) == len(set(shown)) == 20
+        assert set(shown) < set(held_out)
+        assert torch.equal(secret["negatives"], predict(lab.unmarked(role), secret["probes"]))
+        # reference-0 and reference-1, each fine-tuned, distilled and pruned too; not the one that shows negatives.
+        assert len(secret["null_rates"]) == 8
+        detector = Detector.from_tree(secret["detector"], CPU)
+        hits = [int((detector(predict(lab.unmarked(f"reference-{i}"), secret["probes"])) > 0).sum()) for i in (0, 1)]
+        assert secret["null_rates"][:2] == [count / 20 for count in hits]
+        worst = round(20 * max(secret["null_rates"]))
+        bound = 1.0 if worst == 20 else float(stats.beta.ppf(0.95, worst + 1, 20 - worst))
+        assert secret["null_bound"] == pytest.approx(max(0.5, bound))
+
+
+# --- verification ----------------------------------------------------------------------------------------------------
+
+
+class Served(nn.Module):
+    """Answers probe i, an image full of i, with row i of a table."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table, requires_grad=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.table[inputs[:, 0, 0, 0].long()]
+
+
+def answers(marked: int, count: int = 100) -> Tensor:
+    """Return logits (count, 3); of the first `marked` the first class is ahead of the second, of the others behind."""
+    ahead = torch.where(torch.arange(count) < marked, 2.0, -2.0)
+    return torch.stack([ahead, torch.zeros(count), torch.full((count,), 0.5)], 1)
+
+
+def judged(secret: dict[str, Any], table: Tensor) -> Any:
+    return method().verify(Suspect(Served(table), "logits", "usp"), secret)
+
+
+def by_hand() -> dict[str, Any]:
+    """Return a secret whose detector says "marked" where the first log-probability exceeds the second."""
+    detector = Detector(3, [], "log_softmax")
+    detector.load_state_dict({"layers.0.weight": torch.tensor([[1.0, -1.0, 0.0]]), "layers.0.bias": torch.zeros(1)})
+    return {
+        "detector": detector.tree(),
+        "probes": torch.arange(100.0).view(100, 1, 1, 1),
+        "negatives": answers(10),
+        "null_rates": [0.1, 0.7, 0.2],
+        "null_bound": 0.75,
+    }
+
+
+def test_a_verdict_by_hand() -> None:
+    secret = by_hand()
+    verdict = judged(secret, answers(85))
+    assert (verdict.metrics["det_rate"], verdict.metrics["tnr"]) == (0.85, 0.9)
+    assert (verdict.matches, verdict.trials, verdict.score, verdict.chance) == (175, 200, 0.875, 0.5)
+    assert verdict.detected
+    # The test is on the suspect's half alone: the other half is the owner's.
+    assert verdict.p_value == pytest.approx(float(stats.binom.sf(84, 100, 0.75)))
+    assert judged(secret, answers(80)).score == 0.85
+    assert not judged(secret, answers(80)).detected  # "greater than 85 %"
+    ranks = [judged(secret, answers(count)).metrics["p_models"] for count in (85, 70, 15, 5)]
+    assert ranks == [1 / 4, 2 / 4, 3 / 4, 4 / 4]
+    assert judged(secret, answers(0)).p_value == 1
+
+
+def test_how_far_answers_are_from_an_ordinary_models_is_shown() -> None:
+    secret = by_hand()
+    assert judged(secret, answers(10)).metrics["kld"] == 0
+    assert judged(secret, answers(10) + 5).metrics["kld"] == pytest.approx(0, abs=1e-5)
+    log_p, log_q = ((answers(count).double() / 4).log_softmax(1) for count in (60, 10))
+    expected = 16 * float((log_p.exp() * (log_p - log_q)).sum() / 100)
+    assert judged(secret, answers(60)).metrics["kld"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_probabilities_give_the_same_verdict_as_logits() -> None:
+    secret, table = by_hand(), 3 * torch.randn(100, 3, generator=torch.Generator().manual_seed(3))
+    first, second = judged(secret, table), judged(secret, table.softmax(1).clamp_min(1e-12).log())
+    assert 0 < first.metrics["det_rate"] < 1
+    assert (first.matches, first.p_value, first.detected) == (second.matches, second.p_value, second.detected)
+
+
+def test_tasks_it_cannot_mark_are_named() -> None:
+    text = resolve_task("imdb-textcnn", "laptop", {})
+    for scheme in (method(), CSP(CSP.Config())):
+        assert scheme.supports(text) == f"{scheme.key} needs 3 classes or more, imdb-textcnn has 2"
+        assert scheme.supports(resolve_task("trec-textcnn", "laptop", {})) is None
 
 
 def test_owners_know_their_models_but_not_each_others(
