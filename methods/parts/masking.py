@@ -40,6 +40,9 @@ def draw_mask(weight: Tensor, drop: float, granularity: Granularity, generator: 
 class WeightMasks:
     """Masks on a network's weights: put on for a pass, taken off again, and what they hid left as it was.
 
+    Of the pruning strategies in Eq. 4 masks follow the random one, as the paper does in practice. Outside of a training
+    pass the network is W without masks, which is what is released (Eq. 5).
+
     Weights are changed in place and put back, so that names, parameters and the optimiser's state stay plain. Masks
     depend on the stream `mask` and the epoch alone, so nothing has to survive a restart.
     """

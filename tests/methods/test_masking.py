@@ -174,12 +174,13 @@ def test_masks_of_ones_change_nothing(lab: Lab) -> None:
     assert same(trained(CoupledRecipe(keys(lab), Ones(0.5, lab), None)), trained(MixKeys(keys(lab))))
 
 
-def test_fine_tuning_is_one_plain_masked_gradient_step(lab: Lab) -> None:
+@pytest.mark.parametrize("size", [20, 600])  # 600 take three chunks
+def test_fine_tuning_is_one_plain_masked_gradient_step(lab: Lab, size: int) -> None:
     model, own = net(), recipe(lab, 0.5)
     own.before_epoch(model, 0)
     own.masks.start_step(0)
     model.train()
-    step = tuning(rate=2.0)
+    step = Tuning(samples(size), 2.0, SGD, 1, 65)
     twin = net()
     twin.load_state_dict(model.state_dict())
     twin.eval()
