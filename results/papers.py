@@ -229,7 +229,7 @@ METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     "target_acc": ("target_acc",),
     "inject_ratio": ("inject_ratio",),
 }
-"""Names under which a figure may stand in a row's `metrics`, optionally with `_before` or `_after` behind."""
+"""Names under which a figure may stand in a row's `metrics`, a verdict's with `before_` or `after_` in front."""
 
 
 def measured(paper: str, metric: str, stage: str, rows: pd.DataFrame) -> pd.Series:
@@ -257,6 +257,6 @@ def measured(paper: str, metric: str, stage: str, rows: pd.DataFrame) -> pd.Seri
     if metric == "main_acc_preserving_rate":
         return main / rows["main_clean"]
     names = METRICS.get(metric, (metric,))
-    order = [f"{name}_{end}" for name in names] + list(names)
+    order = [f"{end}_{name}" for name in names] + list(names)
     values = [next((own[name] for name in order if name in own), float("nan")) for own in rows["metrics"]]
     return pd.Series(values, index=rows.index, dtype=float)

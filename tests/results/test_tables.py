@@ -302,6 +302,19 @@ def test_rival_scores_and_indices_are_mapped():
     assert [line["measured"].split(" ")[0] for line in found] == ["1.50"]
 
 
+def test_figures_of_a_verdict_are_found_before_and_after_the_attack():
+    usp = make_row(
+        **{"task": "cifar10-resnet18", "dataset": "cifar10", "model": "resnet18", "method": "usp", "attack": "none"},
+        method_config={"use_kld": True, "use_detector_loss": True},
+        attack_config={},
+        metrics={"clean_kld": 2.1, "before_kld": 2.9, "after_kld": 0.7},
+    )
+    (found,) = [line for line in beside([usp], "usp_csp", "15") if line["metric"].startswith("kld") and line["n"]]
+    assert (found["published"], found["measured"].split("±")[0]) == ("2.91", "2.90")
+    frame = frame_of([usp])
+    assert papers.measured("usp_csp", "kld", "after", frame).tolist() == [0.7]
+
+
 def test_every_published_table_renders_for_a_full_sweep():
     frame = frame_of([distilled()])
     for paper in papers.PAPERS:
