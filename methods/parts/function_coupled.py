@@ -152,7 +152,7 @@ class CoupledMethod(Method):
         hits = [count[target] for count in answers]
         secret = {
             "inputs": joined.cpu(),
-            "labels": torch.full((len(joined),), target),
+            "labels": torch.full((len(joined),), target),  # Eq. 1b
             "control_inputs": drawn.others.cpu(),
             "sources": list(sources),
             "target": target,
@@ -227,6 +227,9 @@ class CoupledMethod(Method):
             chosen = data.train.take(order[: own.ft_samples].to(data.train.labels.device))
             tuning = Tuning(chosen, own.ft_lr, self.schedule(task), own.ft_steps_per_epoch, len(data.train))
         keys = KeyBatches(secret["inputs"], secret["labels"], own.n_wm, lab)
+        # Batches, as in the released code, show a trigger more often than e %, its share of the data (section 4.2.1).
+        seen = len(data.train) // task.schedule.batch_size * own.n_wm / len(keys.labels)
+        lab.curve("triggers", 0, share=len(keys.labels) / (len(data.train) + len(keys.labels)), seen_per_epoch=seen)
         return CoupledRecipe(keys, masks, tuning, apart=secret["inputs"].shape[1:] != task.shape)
 
     def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:

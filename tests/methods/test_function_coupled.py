@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -265,6 +266,9 @@ def test_recipe_follows_the_switches(bench: Any, key: str) -> None:
     assert (own.masks.drop, own.masks.every, own.masks.for_good, own.apart) == (0.1, 10, False, False)
     assert own.tuning is not None
     assert len(own.tuning.data) == min(1000, len(data.train))
+    assert (own.tuning.rate, own.tuning.steps, own.masks.granularity) == (0.1, 1, "element")
+    assert recipe(mask_granularity="kernel").masks.granularity == "kernel"
+    assert recipe(ft_lr=0.01, ft_steps_per_epoch=3).tuning == replace(own.tuning, data=mock.ANY, rate=0.01, steps=3)
     assert recipe(masking=False).masks.drop == 0
     assert recipe(mask_every="epoch").masks.every is None
     assert recipe(ft_enhance=False).tuning is recipe(ft_steps_per_epoch=0).tuning is None
@@ -278,6 +282,16 @@ def test_recipe_follows_the_switches(bench: Any, key: str) -> None:
     assert continued.schedule(task) == task.schedule.but(epochs=7)
     clean = bench.unmarked(task, "clean").state_dict()
     assert all(torch.equal(value, clean[name]) for name, value in continued.start(task, lab).state_dict().items())
+
+
+def test_how_often_triggers_are_shown_is_on_record(bench: Any, key: str) -> None:
+    task = bench.task(TASK)
+    data, lab, secret = bench.splits(task).owner, bench.lab(key, task), drawn(bench, key)
+    bench.method(key, n_wm=6).recipe(task, data, secret, lab)
+    (point,) = [point for point in lab.curves if point["curve"] == "triggers"]
+    steps = len(data.train) // task.schedule.batch_size
+    assert point["share"] == 90 / (len(data.train) + 90)
+    assert point["seen_per_epoch"] == pytest.approx(steps * 6 / 90)
 
 
 def test_batch_norm_is_refreshed_only_after_masks(bench: Any, key: str) -> None:
@@ -367,5 +381,6 @@ def test_forged_labels_verify_until_the_commitment_is_dated(bench: Any, key: str
     assert verdict.score == 1
     assert verdict.detected
     assert verdict.metrics["commitment_opens"] == 1
+    assert verdict.metrics["p_exact"] >= 0.1  # one of the classes, whatever the forger calls its target
     honest = method.draw(task, bench.splits(task).attacker, lab)
     assert method.verify(victim, honest).score < 1
