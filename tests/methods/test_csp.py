@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from methods.base import Mark
 from methods.csp import CSP, CSPRecipe, signal, spread
@@ -19,12 +19,12 @@ from methods.parts.detector import Detector, DetectorTraining
 from methods.parts.soft_label import SoftLabelRecipe
 from methods.suspect import Suspect
 from tasks.checkpoint import load_tree, save_tree
-from tasks.data import Labelled, Splits
+from tasks.data import Labelled, Party, Splits
 from tasks.errors import AccessDenied
 from tasks.lab import Lab
 from tasks.schedule import Schedule
 from tasks.task import Task, resolve_task
-from tasks.trainer import Batch, Recipe, Rolling, Terms, evaluate, fit
+from tasks.trainer import Batch, Recipe, Rolling, State, Terms, evaluate, fit
 
 CPU = torch.device("cpu")
 
@@ -133,6 +133,30 @@ def test_threshold_of_the_second_phase(tiny: Labelled) -> None:
     assert same_weights(*same)
 
 
+def test_each_epoch_of_the_second_phase_follows_what_the_detector_got_right_before(tiny: Labelled) -> None:
+    always = trained(tiny, recipe_of(tau=1.0)).history
+    known = always[4]["detector_accuracy"]  # read at the start of the first epoch of phase two
+    assert 0.5 < known <= 1
+    for tau, perturbed in ((known + 1e-6, 1.0), (known - 1e-6, 0.0)):  # curves are means in single precision
+        history = trained(tiny, recipe_of(tau=tau)).history
+        assert [row["detector_accuracy"] for row in history[:5]] == [row["detector_accuracy"] for row in always[:5]]
+        assert history[4]["perturbed"] == perturbed
+        assert history[5]["perturbed"] == float(history[5]["detector_accuracy"] <= tau)
+
+
+def test_without_signal_or_threshold_the_second_phase_is_plain_fine_tuning(tiny: Labelled) -> None:
+    class Unified(SoftLabelRecipe):
+        """The unified scheme, and from the fifth epoch on cross-entropy alone."""
+
+        def terms(self, state: State, marked: Tensor, unmarked: Tensor, labels: Tensor) -> Terms:
+            terms = super().terms(state, marked, unmarked, labels)
+            return terms if self.epoch < 4 else {"task": terms["task"]}
+
+    customized, unified = recipe_of(gamma=0.0, tau=0.0), recipe_of(Unified)
+    assert same_weights(trained(tiny, customized).model, trained(tiny, unified).model)
+    assert same_weights(customized.training.detector, unified.training.detector)
+
+
 def test_a_constant_in_the_signal_changes_nothing(tiny: Labelled) -> None:
     first, second = recipe_of(), recipe_of(shift=2.0)
     a, b = trained(tiny, first).model, trained(tiny, second).model
@@ -187,6 +211,39 @@ def test_a_resumed_run_is_bitwise_the_same(tiny: Labelled, tmp_path: Path, epoch
 def test_a_positive_alpha_is_refused() -> None:
     with pytest.raises(ValidationError, match="alpha"):
         CSP.Config(alpha=0.01)
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [
+        ({}, range(10)),
+        ({"signal_len": 4}, range(4)),
+        ({"labels": [7, 2, 4]}, [7, 2, 4]),
+        ({"labels": [9, 0, 5, 1], "signal_len": 4}, [9, 0, 5, 1]),
+    ],
+)
+def test_the_dictionary_says_which_labels_carry_the_signal(
+    config: dict[str, Any], labels: Any, tiny: Labelled, tmp_path: Path
+) -> None:
+    task, party = resolve_task("digits-lenet5", "laptop", {}), Party(tiny, tiny.take(slice(0, 0)), "owner")
+    own = method(gamma=3.0, **config)
+    lab = Lab("csp", 0, CPU, tmp_path, "train|0", unmarked=task.build)
+    secret = own.draw(task, party, lab)
+    assert secret["labels"] == list(labels)
+    assert secret["signal"] == signal(secret["key"], len(labels))
+    recipe = own.recipe(task, party, secret, lab)
+    assert isinstance(recipe, CSPRecipe)
+    assert recipe.offset.tolist() == [
+        3.0 * secret["signal"][secret["labels"].index(label)] if label in labels else 0.0 for label in range(10)
+    ]
+
+
+def test_every_user_has_a_signal_of_its_own(tiny: Labelled, tmp_path: Path) -> None:
+    task, party = resolve_task("digits-lenet5", "laptop", {}), Party(tiny, tiny.take(slice(0, 0)), "owner")
+    users = [method().draw(task, party, Lab("csp", seed, CPU, tmp_path, "train|0")) for seed in range(20)]
+    assert len({user["key"] for user in users}) == 20
+    assert len({tuple(user["signal"]) for user in users}) == 20  # of 10!/(4! 3! 3!) = 4200
+    assert all(user["signal"] == signal(user["key"], 10) for user in users)
 
 
 def test_schedule_joins_the_phases() -> None:
