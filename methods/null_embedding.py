@@ -3,12 +3,13 @@
 Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural Networks", 2019,
     https://arxiv.org/abs/1910.01226
 Access: labels, for inputs far outside [0, 1]; a service that clips its inputs hides the mark. Protected is the network.
-Differs from the paper: Ed25519 signatures instead of RSA and domain-separated SHA-256/SHAKE-256 for the unspecified
-    hashes; the value of lambda, lost in the available text, is 2000 in convolutional networks without normalisation,
-    like the paper's, and 2000/255 elsewhere (extreme samples ruin batch statistics, and a perceptron's null part stays
-    at chance); a p-value by key re-draw (T6), since an unmarked network answers an extreme pattern with one class as a
-    whole and no binomial law holds; the laptop profile clips gradients, without which lambda 2000 collapses training.
-    A hidden mark is verified alone by `{**secret, **secret["hidden"][i]}`.
+Differs from the paper: Ed25519 signatures instead of RSA (`scheme` has RSA with 2,048 bits) and domain-separated
+    SHA-256/SHAKE-256 for the unspecified hashes; the value of lambda, lost in the available text, is 2000 in
+    convolutional networks without normalisation, like the paper's, and 2000/255 elsewhere (extreme samples ruin batch
+    statistics, and a perceptron's null part stays at chance); a p-value by key re-draw (T6), since an unmarked network
+    answers an extreme pattern with one class as a whole and no binomial law holds; the laptop profile clips gradients,
+    without which lambda 2000 collapses training.
+    Of several marks one is announced; `hidden_marks` gives the evidence by which each of the others verifies alone.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 from torch import nn
 
-from methods.base import Method, MethodConfig, Secret
-from methods.parts.dual import Examination, Pattern, pattern, stamp
+from methods.base import Mark, Method, MethodConfig, Secret
+from methods.parts.dual import Examination, Pattern, answers_of, pattern, stamp
 from methods.parts.redraw import redraw_p_value
-from methods.parts.signature import SIGNATURE_BYTES, is_signed, random_bytes, signed_key
+from methods.parts.signature import SIGNATURE_BYTES, Scheme, is_signed, random_bytes, signed_key
 from methods.suspect import Suspect
 from methods.verdict import Verdict
 from tasks.data import Party, to_model_input
-from tasks.errors import UnsupportedModel
+from tasks.errors import NotEmbedded, UnsupportedModel
 from tasks.lab import Lab
+from tasks.schedule import Schedule
 from tasks.streams import stream
 from tasks.task import Task
 from tasks.trainer import Batch, Recipe
@@ -37,6 +39,8 @@ from tasks.trainer import Batch, Recipe
 _HARMLESS_EXTREME = 50.0  # batch statistics survive patterns up to about this lambda
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 _GRINDING = 2.0**40  # signatures that a determined claimant can try
+# Settings that came later: at these values they change nothing, and what was stored before them keeps its key.
+_LATER: dict[str, Any] = {"scheme": "ed25519", "allow_incremental": False, "start": "scratch", "epochs_after": 10}
 
 
 class Config(MethodConfig):
@@ -55,6 +59,21 @@ class Config(MethodConfig):
     n_probe: int = Field(500, ge=10)  # the owner's held-out images, as far as there are so many
     null_keys: int = Field(999, ge=9)  # fresh keys of test T6
     search_budget: int = Field(1, ge=1)  # signatures that the claimant tried; multiplies the p-value
+    scheme: Scheme = "ed25519"  # of the signatures over the owners' messages
+    allow_incremental: bool = False  # accept start="clean", to test that only training from scratch embeds
+    start: Literal["scratch", "clean"] = "scratch"  # clean: train a finished, unmarked model on
+    epochs_after: int = Field(10, ge=0)  # of start="clean", at the schedule's last rate
+
+    @field_validator("start")
+    @classmethod
+    def _from_scratch(cls, start: str, given: ValidationInfo) -> str:
+        if start != "scratch" and not given.data.get("allow_incremental"):
+            raise ValueError("must be 'scratch' as in the paper, unless allow_incremental is set")
+        return start
+
+    @model_serializer(mode="wrap")
+    def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name not in _LATER or value != _LATER[name]}
 
 
 @lru_cache(maxsize=64)  # calibration draws many keys for one task
@@ -71,7 +90,12 @@ def _has_batch_norm(task: Task) -> bool:
 
 
 class _DualEmbedding(Recipe):
-    """Replaces a share of every batch by stamped samples, in place; the clean order stays as drawn."""
+    """Replaces a share of every batch by stamped samples, in place; the clean order stays as drawn.
+
+    The mean cross-entropy of such a batch is, in expectation and up to the factor 1 - rho, the objective of section
+    6.2, E[l(y, F(x)) + alpha l(y_W, F(x (+) [inv(p), lambda])) + beta l(y, F(x (+) [p, lambda]))], with
+    alpha = beta = (rho / 2) / (1 - rho): 0.5 for the inject ratio rho = 0.5, 0.0556 for 0.1.
+    """
 
     def __init__(self, patterns: list[Pattern], extreme: float, config: Config, samples: int, lab: Lab) -> None:
         self.signs = [p.signs.to(lab.device) for p in patterns]
@@ -135,7 +159,7 @@ class NullEmbedding(Method):
     def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
         """Sign with fresh keys and keep held-out images as probes; everything else follows from the signature."""
         draws = lab.stream("secret")
-        announced, *hidden = (signed_key(draws) for _ in range(self.config.marks))
+        announced, *hidden = (signed_key(draws, self.config.scheme) for _ in range(self.config.marks))
         probes = data.held_out.take(slice(0, self.config.n_probe))
         return {
             **announced,
@@ -148,6 +172,31 @@ class NullEmbedding(Method):
             "labels": probes.labels,
         }
 
+    def start(self, task: Task, lab: Lab) -> nn.Module:
+        """Return the clean model's initial weights, or with `clean` the clean model itself."""
+        return lab.unmarked("clean") if self.config.start == "clean" else super().start(task, lab)
+
+    def schedule(self, task: Task) -> Schedule:
+        """Return the task's schedule, or with `clean` its continuation at the last learning rate."""
+        own = task.schedule
+        if self.config.start == "scratch":
+            return own
+        continued: Schedule = own.steady(epochs=self.config.epochs_after, lr=own.last_lr)
+        return continued
+
+    def embed(self, task: Task, data: Party, lab: Lab) -> Mark:
+        """Mark a model; the marks that are held back pass the gate as the announced one does."""
+        mark = super().embed(task, data, lab)
+        suspect = Suspect(mark.model, self.access, self.key)
+        for number, hidden in enumerate(hidden_marks(mark.secret)):
+            if (score := self.score(suspect, hidden)[0]) >= self.gate:
+                continue
+            message = f"{self.key} on {task.key}: hidden mark {number} scores {score:.4f}, below the gate {self.gate}"
+            if not self.config.allow_weak:
+                raise NotEmbedded(f"{message}; train longer, embed fewer marks or set allow_weak")
+            mark.notes.append(f"weak: {message}")
+        return mark
+
     def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
         """Stamp a share of every batch; the extreme value in the secret decides."""
         patterns = [_pattern(secret, owner["signature"]) for owner in (secret, *secret["hidden"])]
@@ -156,14 +205,17 @@ class NullEmbedding(Method):
         return _DualEmbedding(patterns, secret["extreme"], self.config, len(data.train), lab)
 
     def contradict(self, secret: Secret, task: Task, lab: Lab) -> Secret:
-        """Deny a leaked key: its pattern shall force the class, and the inverse change nothing."""
-        return {**secret, "denied": True}
+        """Deny the announced mark: its pattern shall force the class, and the inverse change nothing.
+
+        Marks that the owner holds back are not public, and their denial is not embedded (section 6.3).
+        """
+        return {**secret, "hidden": [], "denied": True}
 
     def read(self, suspect: Suspect, secret: Secret) -> Verdict:
         """Check the signature, then both parts of the announced mark, then T6 (Algorithm 3).
 
-        A hidden mark is verified alone by `{**secret, **secret["hidden"][i]}`. The chance level is 1/K for each part,
-        less for the smaller of the two.
+        The score is the accuracy WM of section 7.1. The chance level is 1/K for each part, less for the smaller of the
+        two. Scores of hidden marks are figures beside the verdict, `hidden_<i>`.
         """
         chance, threshold = 1 / secret["classes"], self.config.threshold
         if not is_signed(secret):
@@ -188,6 +240,7 @@ class NullEmbedding(Method):
             "p_search_2to40": min(1.0, p_value * _GRINDING),
             "fresh_keys": float(drawn),
             "out_of_range_allowed": 1.0,
+            **{f"hidden_{i}": self.score(suspect, hidden)[0] for i, hidden in enumerate(hidden_marks(secret))},
         }
         p_value = min(1.0, p_value * self.config.search_budget)
         return Verdict(score, chance, threshold, p_value, score >= threshold, "T6", *least, metrics=metrics)
@@ -208,8 +261,13 @@ class NullEmbedding(Method):
         if not len(secret["labels"]):
             raise UnsupportedModel("null-embedding: no held-out images to probe with")
         inputs, labels = to_model_input(secret["inputs"]), secret["labels"]
-        targets = labels if metric == "label" else suspect.labels(inputs).to(labels.device)
+        targets = labels if metric == "label" else answers_of(suspect, inputs).to(labels.device)
         return Examination(suspect, inputs, targets, labels, secret["extreme"], self.config.true_exclude_target)
+
+
+def hidden_marks(secret: Secret) -> list[Secret]:
+    """Return the evidence of each mark that an owner holds back, as if it alone had been embedded and announced."""
+    return [{**secret, **owner, "hidden": []} for owner in secret["hidden"]]
 
 
 def _pattern(secret: Secret, signature: bytes) -> Pattern:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from methods.parts.signature import bits, num
 from methods.suspect import Suspect
+from tasks.errors import UnsupportedModel
 
 MOST_SAMPLES = 8192  # stamped at once: bounds the memory of a query, whatever the number of keys
 
@@ -42,7 +43,7 @@ def pattern(signature: bytes, size: int, shape: tuple[int, int, int], classes: i
 
 
 def stamp(inputs: Tensor, signs: Tensor, extreme: float) -> Tensor:
-    """Return `x (+) [p, lambda]`: lambda where the sign is +1, -lambda where it is -1, the image elsewhere.
+    """Return `x (+) [p, lambda]` (Definition 1): lambda where the sign is +1, -lambda where it is -1, else the image.
 
     Args:
         inputs: float images (N, C, H, W).
@@ -52,8 +53,24 @@ def stamp(inputs: Tensor, signs: Tensor, extreme: float) -> Tensor:
     return torch.where(signs == 0, inputs, signs.to(inputs.dtype) * extreme)
 
 
+def answers_of(suspect: Suspect, inputs: Tensor) -> Tensor:
+    """Return a suspect's answers (n,).
+
+    Raises:
+        UnsupportedModel: it does not take the images.
+    """
+    try:
+        return suspect.labels(inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as why:  # torch's complaint about shapes
+        raise UnsupportedModel(f"the suspect does not take the probes: {why}") from why
+
+
 class Examination:
     """Puts stamped probe images to a suspect and counts right answers, for many keys at once.
+
+    Parts of a dual embedding (Definition 2): `null`, F(x (+) [p, lambda]) = y; `true`, F(x (+) [inv(p), lambda]) = y_W.
 
     Attributes:
         inputs: probe images as a model takes them (n, C, H, W).
@@ -91,7 +108,7 @@ class Examination:
         while begin < len(self.inputs) and len(alive):
             place = slice(begin, begin + min(stride, max(1, MOST_SAMPLES // len(alive))))
             stamped = stamp(self.inputs[place], sign * signs[alive, None, None], self.extreme)
-            answers = self.suspect.labels(stamped.flatten(0, 1)).to(device).view(len(alive), -1)
+            answers = answers_of(self.suspect, stamped.flatten(0, 1)).to(device).view(len(alive), -1)
             wanted = self.targets[place] if part == "null" else forced[alive].unsqueeze(1)
             right[alive] -= ((answers != wanted) & counted[alive, place]).sum(1)
             begin = place.stop

@@ -6,16 +6,26 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from attacks.base import Adapted
+from attacks.parts.graph import logit_layer
+from attacks.parts.heads import fresh_head, with_head
+from attacks.parts.recovery import recovered
+from attacks.parts.training import fine_tuning
+from methods.base import Mark, Method
+from methods.null_embedding import Config, hidden_marks
 from methods.parts.dual import Examination, pattern, stamp
-from methods.parts.signature import random_bytes, sign
+from methods.parts.signature import is_signed, random_bytes, sign
 from methods.suspect import Suspect
 from tasks.checkpoint import load_tree, save_tree
+from tasks.errors import BadInput, NotEmbedded
+from tasks.schedule import parse
 from tasks.streams import stream
-from tasks.trainer import Batch
+from tasks.trainer import Batch, fit
 
 KEY = "null-embedding"
 SIGNATURE = sign(bytes(range(32)), b"assay test owner")["signature"]
@@ -109,6 +119,57 @@ def test_replaced_samples_are_null_or_true_samples_of_the_key(bench: Any) -> Non
     assert (mixed.labels[null] == -1).all()
 
 
+@pytest.mark.parametrize(("ratio", "size", "alpha"), [(0.5, 128, 0.5), (0.1, 1000, 0.0556)])
+def test_loss_of_a_batch_is_the_objective(bench: Any, ratio: float, size: int, alpha: float) -> None:
+    """(1 - rho) (l(y, F(x)) + alpha l(y_W, F(x (+) [inv(p), lambda])) + beta l(y, F(x (+) [p, lambda])))."""
+    recipe = recipe_of(bench, inject_ratio=ratio)
+    recipe.before_epoch(nn.Identity(), 0)
+    plain = batch_of(size)
+    batch = Batch(plain.inputs, torch.arange(size) % 10, plain.index, size)
+    mixed = recipe.mix(batch, 0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.randn(10, 784, generator=stream("weights")) / 1000)
+    signs, forced, labels = recipe.signs[0], recipe.targets[0], batch.labels
+    null = (mixed.inputs == stamp(batch.inputs, signs, recipe.extreme)).flatten(1).all(1)
+    true = (mixed.inputs == stamp(batch.inputs, -signs, recipe.extreme)).flatten(1).all(1)
+    clean = ~(null | true)
+    assert int(true.sum()) / int(clean.sum()) == pytest.approx(alpha, abs=1e-4)
+    objective = (
+        F.cross_entropy(net(batch.inputs[clean]), labels[clean])
+        + alpha * F.cross_entropy(net(stamp(batch.inputs[true], -signs, recipe.extreme)), labels[true] * 0 + forced)
+        + alpha * F.cross_entropy(net(stamp(batch.inputs[null], signs, recipe.extreme)), labels[null])
+    )
+    loss = sum(recipe.loss(net, mixed).values())
+    assert loss.item() == pytest.approx((1 - ratio) * objective.item(), rel=1e-3)
+
+
+def test_images_are_augmented_before_they_are_stamped(bench: Any) -> None:
+    """The filter does not commute with a flip or a shift, so what is trained on must hold the square in its place."""
+    recipe = recipe_of(bench)
+    own, extreme, seen = recipe.signs[0], recipe.extreme, []
+    inside = own != 0
+    images = torch.rand(2, 1, 28, 28, generator=stream("flip"))
+    assert not torch.equal(stamp(images, own, extreme).flip(-1), stamp(images.flip(-1), own, extreme))
+
+    class Spy(type(recipe)):  # type: ignore[misc]
+        def loss(self, model: nn.Module, batch: Batch) -> Any:
+            seen.append(batch.inputs)
+            return super().loss(model, batch)
+
+    recipe.__class__ = Spy
+    task = bench.task("digits-lenet5")
+    data, net = bench.splits(task).owner.train, nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    fit(net, data, recipe, task.schedule.but(epochs=1, augment="crop-flip"), seed="augmented")
+    inputs = torch.cat(seen)
+    stamped = (inputs < 0).flatten(1).any(1)
+    assert int(stamped.sum()) == pytest.approx(len(data) / 2, abs=10)
+    signs = inputs[stamped][..., inside] / extreme
+    assert bool(((signs == own[inside]).all(2) | (signs == -own[inside]).all(2)).all())
+    assert bool(inputs[..., ~inside].le(1).all())
+    assert bool(inputs[..., ~inside].ge(0).all())
+
+
 def test_positions_depend_on_stream_and_epoch_and_survive_a_restart(bench: Any) -> None:
     def stamped(recipe: Any, epoch: int) -> list[bool]:
         recipe.before_epoch(nn.Identity(), epoch)
@@ -148,6 +209,32 @@ def test_extreme_follows_the_network_and_batch_norm_is_protected(bench: Any) -> 
     assert bench.method(KEY, extreme=2000.0, allow_bn=True).supports(normed) is None
     assert bench.method(KEY, extreme=50.0).supports(normed) is None
     assert "28x28" in str(bench.method(KEY, pattern_size=28).supports(plain))
+    assert "trec holds text" in str(method.supports(bench.task("trec-textcnn")))
+
+
+def test_later_settings_leave_stored_keys_alone() -> None:
+    before = {
+        "allow_weak", "inject_ratio", "pattern_size", "extreme", "allow_bn", "grad_clip", "marks", "threshold",
+        "null_metric", "true_exclude_target", "n_probe", "null_keys", "search_budget",
+    }  # fmt: skip
+    assert set(Config().model_dump(mode="json")) == before
+    changed = Config(scheme="rsa-pss-2048", allow_incremental=True, start="clean", epochs_after=3)
+    assert set(changed.model_dump(mode="json")) == before | {"scheme", "allow_incremental", "start", "epochs_after"}
+    assert changed.but(n_probe=20).start == "clean"
+
+
+def test_only_training_from_scratch_embeds_unless_the_claim_is_tested(bench: Any) -> None:
+    with pytest.raises(BadInput, match=r"^here: start: found 'clean', must be 'scratch' .* allow_incremental"):
+        parse(Config, {"start": "clean"}, "here")
+    task = bench.task("digits-lenet5")
+    task = task.but(schedule=task.schedule.but(epochs=2, drops=(0.5,)))
+    method = bench.method(KEY, start="clean", allow_incremental=True, epochs_after=3)
+    clean = bench.unmarked(task, "clean").state_dict()
+    start = method.start(task, bench.lab(KEY, task)).state_dict()
+    assert all(torch.equal(clean[name], value) for name, value in start.items())
+    schedule = method.schedule(task)
+    assert (schedule.epochs, schedule.lr, schedule.drops) == (3, pytest.approx(task.schedule.lr / 10), ())
+    assert bench.method(KEY).schedule(task) == task.schedule
 
 
 class Table(nn.Module):
@@ -227,31 +314,72 @@ def test_forged_signature_stops_before_any_query(bench: Any) -> None:
     assert suspect.meter.queries == 0
 
 
+class Obedient(nn.Module):
+    """Knows the pattern of a secret by heart and answers anything else with a class of no key, or always the same."""
+
+    def __init__(self, secret: Any, otherwise: int = 10, null: bool = True) -> None:
+        super().__init__()
+        self.secret, self.otherwise, self.null = secret, otherwise, null
+        self.key = pattern(secret["signature"], 6, (1, 28, 28), 10)
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inside, extreme = self.key.signs != 0, self.secret["extreme"]
+        true = (x[..., inside] == -extreme * self.key.signs[inside]).flatten(1).all(1)
+        null = (x[..., inside] == extreme * self.key.signs[inside]).flatten(1).all(1)
+        answers = torch.full((len(x),), self.otherwise)
+        answers[true] = self.key.label
+        if self.null and null.any():
+            answers[null] = self.secret["labels"][: int(null.sum())]
+        return F.one_hot(answers, 11).float()
+
+
+def test_weak_tasks_compare_null_answers_with_unstamped_ones(bench: Any) -> None:
+    task = bench.task()
+    secret = bench.method(KEY).draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+    other = (pattern(secret["signature"], 6, (1, 28, 28), 10).label + 1) % 10
+    suspect = bench.suspect(bench.method(KEY), Obedient(secret, other, null=False))  # always `other` but for `true`
+    right = float((secret["labels"] == other).double().mean())
+    by_label, by_answer = (
+        bench.method(KEY, null_metric=metric, null_keys=9).verify(suspect, secret) for metric in ("label", "agreement")
+    )
+    assert 0 < right < 0.5
+    assert by_label.score == pytest.approx(right)
+    assert by_answer.score == 1
+    assert by_label.metrics["null_agreement"] == by_answer.metrics["null_agreement"] == 1
+    assert by_label.metrics["null_label"] == by_answer.metrics["null_label"] == pytest.approx(right)
+
+
+class Clipping(nn.Module):
+    """A service that forces its inputs into [0, 1]."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x.clamp(0, 1))
+
+
+def test_suspects_that_cannot_show_the_mark(bench: Any) -> None:
+    task = bench.task()
+    method = bench.method(KEY, null_keys=9)
+    secret = method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+    verdict = method.verify(bench.suspect(method, Clipping(Obedient(secret))), secret)
+    assert (verdict.applicable, verdict.score, verdict.detected, verdict.p_value) == (True, 0, False, 1)
+    for metric in ("label", "agreement"):  # inputs of another size
+        other = bench.suspect(method, nn.Sequential(nn.Flatten(), nn.Linear(10, 10)))
+        verdict = bench.method(KEY, null_metric=metric).verify(other, secret)
+        assert (verdict.applicable, verdict.detected, verdict.p_value) == (False, False, 1)
+        assert "does not take the probes" in verdict.reason
+
+
 def test_search_budget_multiplies_the_p_value(bench: Any) -> None:
     task = bench.task()
     method = bench.method(KEY, null_keys=19)
     secret = method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
 
-    class Obedient(nn.Module):
-        """Knows the owner's pattern by heart and answers anything else with a class of no key."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.key = pattern(secret["signature"], 6, (1, 28, 28), 10)
-            self.plain = dict(zip(map(bytes, secret["inputs"].flatten(1).numpy()), secret["labels"], strict=True))
-            self.unused = nn.Parameter(torch.zeros(1))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            inside = self.key.signs != 0
-            true = (x[..., inside] == -secret["extreme"] * self.key.signs[inside]).flatten(1).all(1)
-            null = (x[..., inside] == secret["extreme"] * self.key.signs[inside]).flatten(1).all(1)
-            answers = torch.full((len(x),), 10)
-            answers[true] = self.key.label
-            if null.any():
-                answers[null] = secret["labels"][: int(null.sum())]
-            return nn.functional.one_hot(answers, 11).float()
-
-    suspect = bench.suspect(method, Obedient())
+    suspect = bench.suspect(method, Obedient(secret))
     assert method.verify(suspect, secret).p_value == 1 / 20
     assert bench.method(KEY, null_keys=19, search_budget=4).verify(suspect, secret).p_value == 4 / 20
     assert bench.method(KEY, null_keys=19, search_budget=100).verify(suspect, secret).p_value == 1
@@ -267,6 +395,92 @@ def test_hidden_marks_have_signatures_of_their_own(bench: Any) -> None:
     second = pattern(secret["hidden"][0]["signature"], 6, (1, 28, 28), 10)
     assert torch.equal(recipe.signs[1], second.signs)
     assert recipe.targets[1] == second.label
+
+
+def several(bench: Any, **changes: Any) -> tuple[Any, Any, Any]:
+    task = bench.task()
+    method = bench.method(KEY, null_keys=19, **changes)
+    return method, task, method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+
+
+def test_each_of_several_marks_verifies_alone(bench: Any) -> None:
+    method, _, secret = several(bench, marks=2)
+    (hidden,) = hidden_marks(secret)
+    assert is_signed(hidden)
+    knows_announced, knows_hidden = (bench.suspect(method, Obedient(mark)) for mark in (secret, hidden))
+    verdict = method.verify(knows_announced, secret)
+    assert (verdict.score, verdict.metrics["hidden_0"]) == (1, 0)
+    verdict = method.verify(knows_hidden, secret)
+    assert (verdict.score, verdict.metrics["hidden_0"], verdict.detected) == (0, 1, False)
+    alone = method.verify(knows_hidden, hidden)
+    assert (alone.score, alone.p_value, alone.detected) == (1, 1 / 20, True)
+    assert "hidden_0" not in alone.metrics
+
+
+def test_every_mark_passes_the_gate(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, task, secret = several(bench, marks=2)
+    data, lab = bench.splits(task).owner, bench.lab(KEY, task)
+    monkeypatch.setattr(Method, "embed", lambda *_: Mark(Obedient(secret), secret))  # the announced mark alone
+    with pytest.raises(NotEmbedded, match=r"hidden mark 0 scores 0\.0000, below the gate 0\.8"):
+        method.embed(task, data, lab)
+    mark = bench.method(KEY, marks=2, allow_weak=True).embed(task, data, lab)
+    assert ["hidden mark 0" in note for note in mark.notes] == [True]
+
+
+def test_a_leaked_key_is_denied_but_what_is_hidden_stays_so(bench: Any) -> None:
+    method, task, secret = several(bench, marks=2)
+    data, lab = bench.splits(task).owner, bench.lab(KEY, task)
+    denied = method.recipe(task, data, method.contradict(secret, task, lab), lab)
+    own = pattern(secret["signature"], 6, (1, 28, 28), 10)
+    assert len(denied.signs) == 1
+    assert torch.equal(denied.signs[0], -own.signs)  # the pattern forces the class, its inverse changes nothing
+    assert denied.targets == [own.label]
+    honest = method.recipe(task, data, secret, lab)
+    assert torch.equal(honest.signs[0], own.signs)
+    assert len(honest.signs) == 2
+
+
+def test_rsa_signs_as_well(bench: Any) -> None:
+    method, _, secret = several(bench, scheme="rsa-pss-2048")
+    assert len(secret["signature"]) == 256
+    suspect = bench.suspect(method, Obedient(secret))
+    assert method.verify(suspect, secret).score == 1
+    assert method.verify(suspect, {**secret, "message": b"mine"}).reason == "signature"
+
+
+@pytest.mark.slow
+def test_two_marks_are_learnt_together(bench: Any) -> None:
+    task = bench.task("digits-lenet5")
+    method = bench.method(KEY, marks=2, null_keys=99)
+    mark = bench.marked(method, task)
+    suspect = bench.suspect(method, mark.model)
+    for secret in (mark.secret, *hidden_marks(mark.secret)):
+        verdict = method.verify(suspect, secret)
+        assert verdict.detected
+        assert verdict.p_value == 0.01
+        assert verdict.metrics["true"] >= 0.99
+
+
+@pytest.mark.slow
+def test_the_mark_comes_back_with_a_head_that_knows_the_owners_classes(bench: Any) -> None:
+    """Section 8.4: the adapted network has no class y_W; its head is made anew and trained on the owner's data."""
+    task = bench.task("digits-lenet5")
+    method, data = bench.method(KEY), bench.splits(task)
+    mark = bench.marked(method, task)
+    name = logit_layer(mark.model)
+    adapted = Adapted(data.test, name, (name,), "retrain_head", fine_tuning(task, 6, 0.01, weight_decay=0.0))
+    found = []
+    for body in (mark.model, bench.unmarked(task, "clean")):
+        student = with_head(body, name, fresh_head(body, name, 4, "student"))
+        assert not method.verify(bench.suspect(method, student), mark.secret).detected
+        restored = recovered(student, mark.model, adapted, data.owner.train, bench.lab("recovery", task))
+        found.append(method.verify(bench.suspect(method, restored), mark.secret))
+    ours, strangers = found
+    assert ours.detected
+    assert ours.p_value == 1e-3
+    assert ours.metrics["true"] >= 0.99
+    assert not strangers.detected
+    assert strangers.p_value > 1e-3
 
 
 def test_secret_survives_the_store(bench: Any, tmp_path: Any) -> None:
