@@ -30,7 +30,7 @@ from tasks.lab import Lab
 from tasks.recipe import Batch, Recipe, Terms
 from tasks.schedule import Schedule
 from tasks.task import Task
-from tasks.trainer import predict
+from tasks.trainer import evaluate, predict
 
 
 class Config(CarrierConfig):
@@ -67,7 +67,7 @@ class IngrainRecipe(Memorise):
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
         """Return the loss over a clean samples and b carriers, over a + b (lines 7 to 10)."""
-        logits = model(batch.inputs)
+        logits = self.answer(model, batch)
         terms = {"task": F.cross_entropy(logits, batch.labels)}
         if batch.clean:
             term = ingrain_term(logits[: batch.clean], self._targets(batch), self.config.temperature)
@@ -83,11 +83,12 @@ class IngrainRecipe(Memorise):
         return answers.float().softmax(1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the ingrainer's passes."""
-        return {"ingrainer_samples": self.ingrainer_samples}
+        """Return the counts, and the ingrainer's passes."""
+        return {**super().state_dict(), "ingrainer_samples": self.ingrainer_samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+        super().load_state_dict(state)
         self.ingrainer_samples = state["ingrainer_samples"]
 
 
@@ -125,6 +126,8 @@ class Ingrain(CarrierMethod):
         )  # fmt: skip
         if trained.diverged:
             raise Diverged(f"{self.key} on {task.key}: the ingrainer's loss is not finite")
+        if not stops:  # its own curve ends with this figure otherwise
+            lab.curve("ingrainer-knows", len(trained.history), val_accuracy=evaluate(trained.model, own))
         return trained.model
 
     def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
@@ -144,4 +147,4 @@ class Ingrain(CarrierMethod):
             lab.meter.forward_samples += recipe.ingrainer_samples
             digest = hashlib.sha256(canonical_bytes(recipe.ingrainer.state_dict())).hexdigest()
             secret |= committed({**secret, "ingrainer": digest}, lab.stream("secret", "salt"))
-        return model
+        return super().finish(model, recipe, secret, data, lab)

@@ -7,9 +7,10 @@ as the ingrain paper uses it (Yang, Dang, Chang 2019).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ from methods.verdict import STRICT_ALPHA, Verdict
 from tasks.data import Labelled, Party
 from tasks.errors import UnsupportedModel
 from tasks.lab import Lab
-from tasks.recipe import Batch, Recipe
+from tasks.recipe import Batch, Recipe, Terms
 from tasks.schedule import Schedule
 from tasks.task import Task
 
@@ -40,16 +41,55 @@ class CarrierConfig(MethodConfig):
 
 
 class Memorise(Recipe):
-    """Plain training with mean cross-entropy over clean samples and carriers alike."""
+    """Plain training with mean cross-entropy over clean samples and carriers alike.
+
+    Attributes:
+        right: answers that were right in the training steps of each epoch (from 0): int64 (2,), clean and carriers.
+        seen: of how many.
+    """
 
     def __init__(self, union: Union | None) -> None:
         """Spread the carriers of `union` over every epoch; None: clean samples alone."""
         self.union = union
+        self.epoch = 0
+        self.right: dict[int, Tensor] = {}
+        self.seen: dict[int, list[int]] = {}
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
         """Shuffle the carriers anew."""
+        self.epoch = epoch
         if self.union is not None:
             self.union.shuffle(epoch)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        """Return the mean cross-entropy."""
+        return {"task": F.cross_entropy(self.answer(model, batch), batch.labels)}
+
+    def answer(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the logits (B, K) of a batch, and count which of its answers are right; waits for no device."""
+        logits: Tensor = model(batch.inputs)
+        with torch.no_grad():
+            right = logits.argmax(1) == batch.labels
+            counts = torch.stack([right[: batch.clean].sum(), right[batch.clean :].sum()])
+        clean, carriers = self.seen.get(self.epoch, [0, 0])
+        self.seen[self.epoch] = [clean + batch.clean, carriers + len(right) - batch.clean]
+        self.right[self.epoch] = self.right[self.epoch] + counts if self.epoch in self.right else counts
+        return logits
+
+    def show(self, lab: Lab) -> None:
+        """Record the curve `memory`: the shares of clean samples and of carriers that each epoch's steps got right."""
+        for epoch, right in sorted(self.right.items()):
+            names = ("train_accuracy", "carrier_accuracy")
+            shares = zip(names, right.tolist(), self.seen[epoch], strict=True)
+            lab.curve("memory", epoch + 1, **{name: hits / seen for name, hits, seen in shares if seen})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"right": self.right, "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; a checkpoint from before there were counts has none."""
+        self.right, self.seen = state.get("right", {}), state.get("seen", {})
 
     def mix(self, batch: Batch, step: int) -> Batch:
         """Append the carriers that fall into this batch; there may be none."""
@@ -95,6 +135,12 @@ class CarrierMethod(Method):
         """Return how the secret's carriers join the party's training set."""
         own = carriers_of(secret)
         return Union(own.inputs, own.labels, len(data.train), self.config.carrier_repeat, lab)
+
+    def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
+        """Show when the carriers were memorised, and when the task was learnt (figure 1 of the ingrain paper)."""
+        if isinstance(recipe, Memorise):
+            recipe.show(lab)
+        return model
 
     def implant(self, model: nn.Module, secret: Secret, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
         """Train the carriers in; remark on a set that is large for the data."""

@@ -10,15 +10,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import nn
 
 from methods.ingrain import Config, IngrainRecipe, ingrain_term
-from methods.parts.capacity import CarrierMethod, bit_accuracy, carriers_of
+from methods.parts.capacity import CarrierMethod, Memorise, bit_accuracy, carriers_of
 from methods.parts.carriers import Union, carrier_images, walk_images
 from methods.parts.statistics import least_hits
+from methods.verdict import Verdict
 from tasks.checkpoint import load_tree, save_tree
 from tasks.streams import stream
-from tasks.trainer import Batch
+from tasks.trainer import Batch, evaluate
 
 KEY = "ingrain"
 WALK_SUM = 257.6589696  # of two carriers of the key `owner`
@@ -90,6 +92,70 @@ def test_batch_loss_anchor() -> None:
     assert recipe.loss(Fixed(), alone)["task"].item() == pytest.approx(0.551445, abs=1e-6)
 
 
+class Linear(nn.Module):
+    """Answers of a fixed random matrix, one row per input."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 5, generator=stream("net", seed)).double())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+def recipe_on(seed: int, clean: int, carriers: int) -> tuple[IngrainRecipe, Batch]:
+    draws = stream("batch", seed)
+    recipe = IngrainRecipe(None, nn.Identity(), Config(strength=2.0))
+    recipe.known = torch.randn(clean, 5, generator=draws).double().softmax(1)
+    inputs = torch.randn(clean + carriers, 3, generator=draws).double()
+    return recipe, Batch(
+        inputs, torch.randint(0, 5, (clean + carriers,), generator=draws), torch.arange(clean), clean
+    )  # fmt: skip
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 4))
+def test_batch_loss_is_the_papers_and_forgets_order(seed: int, a: int, b: int) -> None:
+    """Lines 7 to 10 of Algorithm 2, (a g_D + b g_DS) / (a + b); without carriers the plain mean over a."""
+    recipe, batch = recipe_on(seed, a, b)
+    net = Linear(seed)
+    logits = net(batch.inputs)
+    on_clean = F.cross_entropy(logits[:a], batch.labels[:a]) + 2 * F.cross_entropy(logits[:a] / 10, recipe.known)
+    on_carriers = F.cross_entropy(logits[a:], batch.labels[a:]) if b else torch.zeros(())
+    expected = ((a * on_clean + b * on_carriers) / (a + b)).item()
+    assert sum(recipe.loss(net, batch).values()).item() == pytest.approx(expected, rel=1e-5)
+    draws = stream("order", seed)
+    own, behind = torch.randperm(a, generator=draws), a + torch.randperm(b, generator=draws)
+    order = torch.cat([own, behind])
+    other = Batch(batch.inputs[order], batch.labels[order], own, a)
+    assert sum(recipe.loss(net, other).values()).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_training_gets_right_is_a_curve(bench: Any, tmp_path: Any) -> None:
+    class Told(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.one_hot(x[:, 0].long(), 3).float()
+
+    def step(recipe: Memorise, answers: list[int], labels: list[int], clean: int) -> None:
+        batch = Batch(torch.tensor(answers)[:, None], torch.tensor(labels), torch.arange(clean), clean)
+        recipe.loss(Told(), batch)
+
+    recipe = Memorise(None)
+    recipe.before_epoch(nn.Identity(), 0)
+    step(recipe, [0, 1, 2, 0], [0, 1, 0, 1], 3)  # two of three clean samples, no carrier
+    step(recipe, [1, 1, 2], [1, 1, 2], 1)  # the clean one, both carriers
+    save_tree(tmp_path / "state.safetensors", recipe.state_dict())
+    resumed = Memorise(None)
+    resumed.load_state_dict(load_tree(tmp_path / "state.safetensors"))
+    resumed.before_epoch(nn.Identity(), 1)
+    step(resumed, [2], [0], 1)
+    lab = bench.lab(KEY, bench.task())
+    resumed.show(lab)
+    assert lab.curves == [
+        {"curve": "memory", "step": 1, "train_accuracy": 0.75, "carrier_accuracy": 2 / 3},
+        {"curve": "memory", "step": 2, "train_accuracy": 0.0},
+    ]
+
+
 @given(st.integers(0, 10**6))
 def test_term_forgets_order_and_fades_with_temperature(seed: int) -> None:
     draws = stream("term", seed)
@@ -125,6 +191,16 @@ def test_every_carrier_joins_as_often_as_asked(count: int, samples: int, repeat:
 def test_least_hits_of_the_specification() -> None:
     assert [least_hits(1000, 0.1, alpha) for alpha in (1e-3, 1e-6)] == [131, 149]
     assert [least_hits(200, 0.1, alpha) for alpha in (1e-3, 1e-6)] == [35, 44]
+    norms = {(131, 1000): 0.034, (149, 1000): 0.054, (35, 200): 0.083, (44, 200): 0.133}
+    for (hits, total), norm in norms.items():
+        assert Verdict(hits / total, 0.1, 0.5, 1.0, False, "T1").score_norm == pytest.approx(norm, abs=1e-3)
+
+
+@pytest.mark.parametrize("total", [500, 1000])
+def test_guessing_is_worth_next_to_nothing(total: int) -> None:
+    norms = [Verdict(hits / total, 0.1, 0.5, 1.0, False, "T1").score_norm for hits in range(total + 1)]
+    mean = float(stats.binom.pmf(range(total + 1), total, 0.1) @ norms)
+    assert 0 < mean <= 0.02
 
 
 def test_bits_are_spelled_by_labels() -> None:
@@ -186,6 +262,11 @@ def test_suspects_for_other_inputs_are_not_applicable(bench: Any) -> None:
     assert (verdict.applicable, verdict.detected, verdict.p_value) == (False, False, 1)
 
 
+def test_only_images_have_carriers(bench: Any) -> None:
+    assert bench.method(KEY).supports(bench.task()) is None
+    assert "trec holds text" in str(bench.method(KEY).supports(bench.task("trec-textcnn")))
+
+
 def test_wrong_keys_match_at_chance(bench: Any) -> None:
     method, task, secret = secret_of(bench)
     model = bench.unmarked(task, "clean")
@@ -231,6 +312,23 @@ def test_zero_strength_is_capacity_abuse_and_no_carriers_ordinary_training(bench
     assert any("more than 20%" in note for note in own.notes)
 
 
+def test_an_attacker_ingrains_what_its_own_data_say_of_its_own_carriers(bench: Any) -> None:
+    task = short(bench, epochs=1)
+    method, splits = bench.method(KEY, carriers=30, epochs_ingrainer=1, ingrainer_stops=False), bench.splits(task)
+    secret = method.draw(task, splits.owner, bench.lab(KEY, task))
+    lab = bench.lab("overwrite", task, train_seed="attack")
+    rival = method.overwrite(task.build("victim"), task, splits.attacker, lab, task.schedule)
+    assert rival.secret["key"] != secret["key"]
+    assert len(rival.secret["ingrainer"]) == 64
+    shown = {row["curve"]: row for row in lab.curves}
+    assert 0 <= shown["memory"]["carrier_accuracy"] <= 1
+    ingrainer = method.ingrainer(rival.secret, task, again := bench.lab("overwrite", task, train_seed="attack"))
+    knows = [row["val_accuracy"] for row in again.curves if row["curve"] == "ingrainer-knows"]
+    assert knows == [shown["ingrainer-knows"]["val_accuracy"]] == [evaluate(ingrainer, carriers_of(rival.secret))]
+    recipe = method.recipe(task, splits.attacker, rival.secret, again)
+    assert len(recipe.known) == len(splits.attacker.train) != len(splits.owner.train)
+
+
 def test_ingrainer_learns_carriers_alone_and_stays_as_it_is(bench: Any) -> None:
     task = short(bench)
     method, data = bench.method(KEY, carriers=50, allow_weak=True), bench.splits(task).owner
@@ -274,7 +372,8 @@ def test_marked_model_verifies_at_strict_and_an_unmarked_one_does_not(bench: Any
     assert all(rules.decide(verdict).values())
     assert verdict.score >= 0.98
     assert verdict.metrics["commitment_opens"] == 1
-    assert len(mark.secret["ingrainer"]) == 64
+    assert len(mark.secret["ingrainer"]) == 64  # a digest; no weights are kept, so none are verified with
+    assert [name for name, value in mark.secret.items() if isinstance(value, torch.Tensor)] == ["labels"]
     for role in ("clean", "stranger"):
         innocent = method.verify(bench.suspect(method, bench.unmarked(task, role)), mark.secret)
         assert not rules.decide(innocent)["strict"]
