@@ -46,7 +46,8 @@ class Config(MethodConfig):
     margin: float = Field(0.1, gt=0)  # mu
     strength: Annotated[float, Field(ge=0)] | Literal["auto"] = 0.01  # lambda; auto: enough for the steps there are
     budget: float = Field(4.0, gt=0)  # of `auto`: planned steps in units of those that the formula asks for
-    rival_budget: float | None = Field(None, gt=0)  # an overwriting attacker's; None: the owner's
+    # An overwriting attacker's, who takes the strength from it; None: the owner's settings.
+    rival_budget: float | None = Field(None, gt=0)
     # A layer, several, or `auto`: the first with 4 weights per bit, else the largest.
     layer: str | Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = "auto"
     truncate: bool = False  # cut the weights to a multiple of b' first, as the published code does
@@ -74,7 +75,8 @@ class _Embedding(Recipe):
 
     def __init__(self, secret: Secret, strength: float, schedule: Schedule, embed_lr: float | None, lab: Lab) -> None:
         self.secret, self.strength, self.schedule = secret, strength, schedule
-        self.signs = signs_of(secret).to(lab.device)
+        signs = signs_of(secret)
+        self.signs = (-signs if secret.get("denied") else signs).to(lab.device)
         self.embed_lr = embed_lr
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
@@ -97,16 +99,16 @@ class Joint(_Embedding):
 
 
 class Separate(_Embedding):
-    """The optimiser's step on L, then a plain gradient step on E: no momentum or decay twice (Algorithm 1)."""
+    """The optimiser's step on L, then a plain gradient step on E (Algorithm 1): no momentum or decay acts twice."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
-        """Return L, and E as a figure."""
+        """Return L (line 5), and E as a figure."""
         term = self.mark(model)
         # Shown as a curve; its gradient, an exact zero here, acts in the step of its own.
         return {**super().loss(model, batch), "mark": term.detach() + 0.0 * term}
 
     def after_step(self, model: nn.Module, batch: Batch) -> None:
-        """Descend E on the carriers alone, with the selection that the optimiser's step left."""
+        """Descend E on the carriers alone, with the selection that the optimiser's step left (lines 7 and 8)."""
         carriers = self.carriers(model)
         gradients = torch.autograd.grad(self.mark(model), carriers)
         with torch.no_grad():
@@ -128,8 +130,10 @@ class GreedyResiduals(Method):
 
     def supports(self, task: Task) -> str | None:
         """Return why the task's architecture cannot carry the bits, or None."""
-        if self.config.strength == "auto" and not self._separate(task) and task.schedule.optimizer != "sgd":
-            return f"strength 'auto' holds for plain steps; take step 'separate' with {task.schedule.optimizer}"
+        by_formula = self.config.strength == "auto" or self.config.rival_budget is not None
+        if by_formula and not self._separate(task) and task.schedule.optimizer != "sgd":
+            setting = "strength 'auto'" if self.config.strength == "auto" else "rival_budget"
+            return f"{setting} holds for plain steps; take step 'separate' with {task.schedule.optimizer}"
         try:
             _carriers(task, self.config)
         except UnsupportedModel as why:
@@ -239,10 +243,14 @@ class GreedyResiduals(Method):
         return Verdict(score, 0.5, threshold, p_value, score >= threshold, "T3", hits, total, metrics=metrics)
 
     def overwrite(self, victim: nn.Module, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
-        """Press another signature into the same layer, with the strength that the attacker's own steps ask for."""
-        budget = self.config.rival_budget or self.config.budget
-        rival = type(self)(self.config.but(budget=budget))
+        """Press another signature into the same layer; `auto` takes the strength that the attacker's steps ask for."""
+        budget = self.config.rival_budget
+        rival = self if budget is None else type(self)(self.config.but(strength="auto", budget=budget))
         return Method.overwrite(rival, victim, task, data, lab, schedule)
+
+    def contradict(self, secret: Secret, task: Task, lab: Lab) -> Secret:
+        """Deny a leaked key: the complement of its bits, which no known signature spells."""
+        return {**secret, "denied": True}
 
 
 def _aligned(suspect: Suspect, secret: Secret) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,14 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from attacks.overwrite import EmbeddingAlone
 from methods.greedy_residuals import GreedyResiduals, signs_of
-from methods.parts.residuals import choose, eligible_weights, extract, hinge, residuals, residuals_of, selection
+from methods.parts.residuals import (
+    Carriers,
+    choose,
+    eligible_weights,
+    extract,
+    hinge,
+    residuals,
+    residuals_of,
+    selection,
+)
 from methods.parts.signature import sign
 from methods.parts.statistics import binomial_tail, least_hits
 from tasks.checkpoint import load_tree, save_tree
 from tasks.errors import CapacityError, UnsupportedModel
 from tasks.streams import stream
-from tasks.trainer import Batch
+from tasks.task import resolve_task
+from tasks.trainer import Batch, State, build_optimizer
 
 KEY = "greedy-residuals"
 ANCHOR = torch.tensor([0.3, -0.1, 0.2, 0.4, -0.5, 0.1, -0.3, 0.1])
@@ -57,8 +69,8 @@ def test_pooling_is_the_librarys_and_so_is_its_gradient(size: int, rows: int, ro
     assert torch.equal(ours, theirs)
     (a,), (b,) = torch.autograd.grad(ours, w, up), torch.autograd.grad(theirs, w, up)
     assert torch.allclose(a, b, rtol=0, atol=1e-12)
-    if size == rows * row_len:
-        assert torch.equal(ours.flatten(), w)
+    own = normal(rows * row_len, seed=size)  # m = d: nothing is averaged
+    assert torch.equal(extract(own, rows, row_len).flatten(), own)
 
 
 def test_truncation_anchor() -> None:
@@ -176,6 +188,7 @@ def test_unfit_settings_are_refused_with_the_reason(bench: Any) -> None:
     assert "3000 bits need 6000 weights" in str(bench.method(KEY, bits=3000, layer="conv2").supports(task))
     assert "take step 'separate' with adam" in str(bench.method(KEY, step="joint").supports(task))
     assert bench.method(KEY, step="joint", strength=0.1).supports(task) is None
+    assert "rival_budget holds" in str(bench.method(KEY, step="joint", strength=0.1, rival_budget=1.0).supports(task))
 
 
 def test_paper_defaults() -> None:
@@ -268,6 +281,78 @@ def short(bench: Any, **changes: Any) -> Any:
     return task.but(schedule=task.schedule.but(**{"epochs": 2, **changes}))
 
 
+def test_a_joint_step_gives_the_hinge_to_the_carrier_alone(bench: Any) -> None:
+    method, task, secret = secret_of(bench, step="joint", strength=1.0)
+    data, model = bench.splits(task).owner, task.build("net")
+    images = data.train.take(slice(0, 8))
+    recipe = method.recipe(task, data, secret, bench.lab(KEY, task))
+    terms = recipe.loss(model, Batch(images.model_inputs(), images.labels, torch.arange(8), 8))
+    assert set(terms) == {"task", "mark"}
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(terms["mark"], parameters, allow_unused=True)
+    assert [name for name, gradient in zip(names, gradients, strict=True) if gradient is not None] == ["conv2.weight"]
+    expected = hinge(residuals_of([model.conv2.weight], secret), signs_of(secret), 0.1)
+    assert terms["mark"].item() == expected.item()
+
+
+@pytest.mark.parametrize("step", ["joint", "separate"])
+def test_without_data_only_the_carrier_moves(bench: Any, step: str) -> None:
+    method, task, secret = secret_of(bench, step=step, strength=1.0)
+    data, model = bench.splits(task).owner, task.build("net")
+    schedule = task.schedule.but(optimizer="sgd", weight_decay=0.0)
+    recipe = EmbeddingAlone(method.recipe(task.but(schedule=schedule), data, secret, bench.lab(KEY, task)))
+    recipe.before_epoch(model, 0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = State(model, build_optimizer(model.parameters(), schedule), recipe, schedule, torch.device("cpu"))
+    images = data.train.take(slice(0, 8))
+    terms = recipe.step(state, Batch(images.model_inputs(), images.labels, torch.arange(8), 8))
+    assert set(terms) == {"mark"}
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"conv2.weight"}
+
+
+@pytest.mark.parametrize("key", ["trec-textcnn", "trec-lstm"])
+def test_text_networks_take_every_bit(bench: Any, key: str) -> None:
+    task = bench.task(key)
+    method, lab, model = bench.method(KEY), bench.lab(KEY, task), task.build("net")
+    owner: Any = SimpleNamespace(train=range(2000))  # the embedding step asks for nothing but the number of samples
+    assert method.supports(task) is None
+    secret = method.draw(task, owner, lab)
+    recipe = method.recipe(task, owner, secret, lab)
+    assert type(recipe).__name__ == "Separate"
+    recipe.before_epoch(model, 0)
+    needed = method._needed_steps(task, recipe.strength)
+    assert method.verify(bench.suspect(method, model), secret).score < 0.7
+    for _ in range(round(1.2 * needed)):  # weights start off zero
+        recipe.after_step(model, Batch(torch.zeros(0), torch.zeros(0), torch.zeros(0), 0))
+    assert method.verify(bench.suspect(method, model), secret).score == 1
+
+
+def test_a_leaked_signature_is_denied_by_the_complement_of_its_bits(bench: Any) -> None:
+    method, task, secret = secret_of(bench, strength=50.0, embed_lr=1.0)
+    lab, model = bench.lab(KEY, task), obedient(task, secret)
+    denied = method.contradict(secret, task, lab)
+    assert "denied" not in secret
+    recipe = method.recipe(task, bench.splits(task).attacker, denied, lab)
+    assert torch.equal(recipe.signs, -signs_of(secret))
+    recipe.before_epoch(model, 0)
+    for _ in range(5):
+        recipe.after_step(model, Batch(torch.zeros(0), torch.zeros(0), torch.zeros(0), 0))
+    assert method.verify(bench.suspect(method, model), secret).score == 0
+
+
+def test_a_rival_takes_the_strength_that_its_budget_asks_for(bench: Any) -> None:
+    task = short(bench, epochs=1)
+    data, found = bench.splits(task).attacker, {}
+    steps = -(-len(data.train) // 64)
+    needed = 0.1 * 2400 / (4 / 9 * 0.1 * 256)
+    for budget in (None, 2.0):
+        method, lab = bench.method(KEY, strength=0.05, rival_budget=budget), bench.lab("overwrite", task)
+        method.overwrite(task.build("victim"), task, data, lab, task.schedule)
+        (found[budget],) = [row["strength"] for row in lab.curves if row["curve"] == "strength"]
+    assert found == {None: 0.05, 2.0: pytest.approx(2 * needed / steps)}
+
+
 def test_zero_strength_is_ordinary_training(bench: Any) -> None:
     task = short(bench)
     method = bench.method(KEY, strength=0.0, allow_weak=True)
@@ -326,6 +411,24 @@ def test_strength_by_the_formula(bench: Any) -> None:
     sgd = short(bench, epochs=10, optimizer="sgd", lr=0.05, drops=(0.5,))
     joint = bench.method(KEY).recipe(sgd, data, secret_of(bench)[2], bench.lab(KEY, sgd))
     assert joint.strength == pytest.approx(4 * 0.1 * 2400 / (4 / 9 * 0.5 * 256) / (steps * 0.55))
+
+
+@pytest.mark.parametrize(("size", "row_len", "steps"), [(1518, 253, 1200), (12_800, 50, 10_000)])
+def test_steps_that_the_papers_strength_takes(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, size: int, row_len: int, steps: int
+) -> None:
+    """ResNet-18's first convolution as the released code cuts it, and the second one of the network P."""
+    own = Carriers(("weight",), (size,), ((size,),), 256, row_len, 1)
+    monkeypatch.setattr("methods.greedy_residuals._carriers", lambda task, config: own)
+    task = bench.task("digits-lenet5", optimizer="sgd", lr=0.01, momentum=0.9)
+    assert GreedyResiduals(GreedyResiduals.Config())._needed_steps(task, 0.01) == pytest.approx(steps, rel=0.02)
+
+
+def test_the_papers_carrier_is_the_first_convolution() -> None:
+    task = resolve_task("cifar10-resnet18", "paper", {"paper": "greedy_residuals"})
+    own = choose(task.build("net"), ("auto",), 256, 253)
+    assert (own.names, own.sizes, own.row_len) == (("conv1.weight",), (1728,), 253)
+    assert (task.schedule.lr, task.schedule.momentum, task.schedule.batch_size) == (0.01, 0.9, 64)
 
 
 def test_weak_strength_is_remarked_on(bench: Any) -> None:
