@@ -132,7 +132,7 @@ CLAIMS: Final = (
         tests=(
             Unmeasured(
                 "epoch at which D_S is learned - epoch at which D is",
-                "no curve holds the training accuracies on the task's samples and on the carriers",
+                "no cell shows noise carriers once per epoch; embedding's curve `memory` would hold both accuracies",
             )
             >= 2,
         ),
