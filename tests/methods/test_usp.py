@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
@@ -16,10 +17,10 @@ from methods.parts.detector import Detector, detector_loss
 from methods.parts.soft_label import SoftLabelMethod, SoftLabelRecipe, divergence
 from methods.suspect import Suspect
 from methods.usp import USP
-from tasks.data import Splits
+from tasks.data import Labelled, Splits
 from tasks.lab import Lab
 from tasks.task import Task, resolve_task
-from tasks.trainer import Recipe, fit, predict
+from tasks.trainer import Batch, Recipe, Terms, fit, predict
 
 CPU = torch.device("cpu")
 TASK = resolve_task("digits-cnn-mini", "laptop", {"references": 2, "processed": 0})
@@ -131,7 +132,8 @@ def test_without_its_terms_the_marked_network_is_the_clean_one(few: Splits, tmp_
 
 
 def test_csp_without_a_signal_and_without_its_second_phase_is_usp(few: Splits, tmp_path: Path) -> None:
-    shared, lab = {"alpha": -0.02, "beta": 0.5, "detector_lr": 1e-3}, untrained(tmp_path)
+    shared: dict[str, Any] = {"alpha": -0.02, "beta": 0.5, "detector_lr": 1e-3}
+    lab = untrained(tmp_path)
     other = CSP(CSP.Config(gamma=0.0, epochs_embed=None, epochs_finetune=0, **shared))
     (own, first), (twin, second) = (trained(scheme, few, lab) for scheme in (method(**shared), other))
     assert same(states(own), states(twin))
@@ -254,6 +256,37 @@ def test_probabilities_give_the_same_verdict_as_logits() -> None:
     first, second = judged(secret, table), judged(secret, table.softmax(1).clamp_min(1e-12).log())
     assert 0 < first.metrics["det_rate"] < 1
     assert (first.matches, first.p_value, first.detected) == (second.matches, second.p_value, second.detected)
+
+
+class Imitate(Recipe):
+    """Distillation at temperature 4, without labels."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        self.teacher = teacher
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        with torch.no_grad():
+            target = (self.teacher(batch.inputs) / 4).log_softmax(1)
+        own = (model(batch.inputs) / 4).log_softmax(1)
+        return {"match": 16 * F.kl_div(own, target, log_target=True, reduction="batchmean")}
+
+
+def test_students_inherit_the_mark_and_only_the_mark(
+    models: dict[str, nn.Module], data: Splits, tmp_path: Path
+) -> None:
+    own = method(n_probe=200)
+    mark = own.embed(TASK, data.owner, lab(models, tmp_path))
+
+    def student(teacher: nn.Module) -> Any:
+        taught = Labelled.join(data.attacker.train, data.attacker.held_out)
+        longer = TASK.schedule.but(epochs=25)
+        pupil = fit(TASK.build("student"), taught, Imitate(teacher), longer, seed="student").model
+        return own.verify(Suspect(pupil, "logits", "usp"), mark.secret)
+
+    heir, stranger = student(mark.model), student(_copy(models["reference-0"]))
+    assert heir.metrics["det_rate"] > stranger.metrics["det_rate"] + 0.5  # claim S0-2
+    assert not stranger.detected
+    assert stranger.p_value > 1e-3
 
 
 def test_tasks_it_cannot_mark_are_named() -> None:
