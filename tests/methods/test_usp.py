@@ -271,6 +271,7 @@ class Imitate(Recipe):
         return {"match": 16 * F.kl_div(own, target, log_target=True, reduction="batchmean")}
 
 
+@pytest.mark.slow
 def test_students_inherit_the_mark_and_only_the_mark(
     models: dict[str, nn.Module], data: Splits, tmp_path: Path
 ) -> None:
