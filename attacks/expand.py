@@ -173,6 +173,7 @@ def responses(model: nn.Module, names: Sequence[str], inputs: Tensor, meter: Met
         return hook
 
     handles = [model.get_submodule(name).register_forward_hook(gather(name)) for name in names]
+    meter.touch(inputs)
     with torch.no_grad(), meter.watch(model):
         for chunk in in_chunks(inputs):
             model(to_model_input(chunk))

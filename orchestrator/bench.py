@@ -17,6 +17,7 @@ from attacks.base import Attack
 from methods.base import Method
 from orchestrator.configs import configured
 from orchestrator.keys import canonical
+from orchestrator.memory import PeakMemory
 from orchestrator.plan import Stage
 from orchestrator.registry import Registry
 from orchestrator.store import Store
@@ -53,11 +54,18 @@ class Context:
 
 
 class Clock:
-    """Wall time of the work itself; evaluation pauses it."""
+    """Wall time and peak memory of the work itself; evaluation pauses both.
+
+    Attributes:
+        total: seconds so far.
+        peak_mib: the most memory so far (`orchestrator.memory`).
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.total = 0.0
+        self.peak_mib = 0.0
+        self._memory = PeakMemory(device)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -67,20 +75,27 @@ class Clock:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count the block."""
+        self._memory.reset()
         start = self._now()
         try:
             yield
         finally:
             self.total += self._now() - start
+            self._note_peak()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the block out of a surrounding `running` block."""
         start = self._now()
+        self._note_peak()
         try:
             yield
         finally:
+            self._memory.reset()
             self.total -= self._now() - start
+
+    def _note_peak(self) -> None:
+        self.peak_mib = max(self.peak_mib, self._memory.mib())
 
 
 class Bench:
@@ -165,7 +180,8 @@ class Bench:
     def costs(self, meter: Meter) -> dict[str, float]:
         """The cost record of the work measured by the clock."""
         threads = 1 if self.device.type == "cuda" else self.context.threads
-        return {"wall_s": self.clock.total, "device_s": self.clock.total * threads, **meter.as_dict()}
+        spent = {"wall_s": self.clock.total, "device_s": self.clock.total * threads, "peak_mem_mb": self.clock.peak_mib}
+        return {**spent, **meter.costs()}
 
 
 @lru_cache(maxsize=4)

@@ -194,7 +194,7 @@ def _same(one: tuple[Mark, BenchLab], other: tuple[Mark, BenchLab], what: str) -
         ("weights", dict(one[0].model.state_dict()), dict(other[0].model.state_dict())),
         ("secret", one[0].secret, other[0].secret),
         ("curves", one[1].curves, other[1].curves),
-        ("costs", one[1].meter.as_dict(), other[1].meter.as_dict()),
+        ("costs", one[1].meter.costs(), other[1].meter.costs()),
     ):
         if moved := difference(a, b, name):
             raise ContractBroken(f"{what} ({moved})")

@@ -78,7 +78,7 @@ class Rows:
                 continue
             for point in self.store.record(key)["curves"]:
                 for metric, value in point.items():
-                    if metric not in ("curve", "step"):
+                    if metric not in ("curve", "step") and value is not None:  # a diverged loss is no number
                         where = {"stage_key": key, "stage": stage.kind, "curve": point["curve"]}
                         yield {**where, "step": point["step"], "metric": metric, "value": value}
 
@@ -115,8 +115,8 @@ _EMPTY: Mapping[str, Any] = dict.fromkeys(
     (
         "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "p_before", "p_after",
         "detected_before", "detected_after", "verdict_paper", "verdict_sok", "outcome", "rival_score", "rival_p",
-        "rival_verified", "wall_s", "device_s", "forward_samples", "backward_samples", "queries", "cost_share",
-        "embed_cost_share", "environment", "started", "ended",
+        "rival_verified", "wall_s", "device_s", "forward_samples", "backward_samples", "queries", "unique_samples",
+        "peak_mem_mb", "cost_share", "embed_cost_share", "environment", "started", "ended",
     )
 ) | {"metrics": {}}  # fmt: skip
 
@@ -169,6 +169,7 @@ def _after(attack: Record) -> dict[str, Any]:
 def _costs(attack: Record, clean: Record, embed: Record) -> dict[str, Any]:
     costs, whole = attack["costs"], clean["costs"]["device_s"]
     own = {name: costs[name] for name in ("wall_s", "device_s", "forward_samples", "backward_samples", "queries")}
+    own |= {name: costs.get(name) for name in ("unique_samples", "peak_mem_mb")}  # older records lack them
     shares = {"cost_share": costs, "embed_cost_share": embed["costs"]}
     return own | {name: spent["device_s"] / whole if whole else None for name, spent in shares.items()}
 

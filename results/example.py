@@ -55,6 +55,8 @@ def make_row(**changes: Any) -> Row:
         "forward_samples": 1000,
         "backward_samples": 500,
         "queries": 0,
+        "unique_samples": 400,
+        "peak_mem_mb": 512.0,
         "cost_share": 0.1,
         "embed_cost_share": 1.5,
         "environment": "e1",
@@ -79,7 +81,8 @@ def make_failed(
     empty = [
         *("attack_key", "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "p_before"),
         *("p_after", "detected_before", "detected_after", "verdict_paper", "verdict_sok", "outcome", "wall_s"),
-        *("device_s", "forward_samples", "backward_samples", "queries", "cost_share", "started", "ended"),
+        *("device_s", "forward_samples", "backward_samples", "queries", "unique_samples"),
+        *("peak_mem_mb", "cost_share", "started", "ended"),
         "embed_cost_share",
     ]
     return make_row(**{**dict.fromkeys(empty), "metrics": {}, "status": status, "reason": reason, **changes})

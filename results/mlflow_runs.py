@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 
 _NUMBERS = (
     *(f.name for f in ROW if pa.types.is_float64(f.type) or pa.types.is_boolean(f.type)),
-    *("forward_samples", "backward_samples", "queries"),
+    *("forward_samples", "backward_samples", "queries", "unique_samples"),
 )
 _RATES = frozenset(f.name for f in ROW if pa.types.is_float64(f.type))
 

@@ -75,6 +75,8 @@ ROW: Final = pa.schema(
         pa.field("forward_samples", _COUNT),
         pa.field("backward_samples", _COUNT),
         pa.field("queries", _COUNT),
+        pa.field("unique_samples", _COUNT),  # different samples that the attack trained on, validated on or asked with
+        pa.field("peak_mem_mb", pa.float64()),  # MiB: allocated on the GPU, or resident set of the process
         pa.field("cost_share", pa.float64()),  # device seconds of the attack over those of training an unmarked model
         pa.field("embed_cost_share", pa.float64()),  # device seconds of marking the victim over the same
         pa.field("environment", _TEXT),  # short hash; the environment itself lies in sweep.json
@@ -85,7 +87,9 @@ ROW: Final = pa.schema(
     metadata=_metadata("rows"),
 )
 
-TIMING_COLUMNS: Final = ("wall_s", "device_s", "cost_share", "embed_cost_share", "environment", "started", "ended")
+TIMING_COLUMNS: Final = (
+    "wall_s", "device_s", "peak_mem_mb", "cost_share", "embed_cost_share", "environment", "started", "ended",
+)  # fmt: skip
 """The columns that may differ between two runs of the same cell; every other one is bitwise the same."""
 
 CURVE: Final = pa.schema(

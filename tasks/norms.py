@@ -19,7 +19,7 @@ def refresh_statistics(model: nn.Module, inputs: Tensor, meter: Meter) -> None:
     Args:
         model: the network; it comes back in eval mode.
         inputs: stored inputs (N, …), N ≥ 2; a last batch of one sample is left out.
-        meter: counts the pass.
+        meter: counts the pass and notes the samples.
     """
     norms = [layer for layer in model.eval().modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [layer.momentum for layer in norms]
@@ -27,6 +27,7 @@ def refresh_statistics(model: nn.Module, inputs: Tensor, meter: Meter) -> None:
         layer.reset_running_stats()
         layer.momentum = None  # cumulative average
         layer.train()
+    meter.touch(inputs)
     with torch.no_grad(), meter.watch(model):
         for batch in inputs.split(_BATCH):
             if norms and len(batch) > 1:

@@ -240,6 +240,12 @@ class _Loop:
             self.result.chosen_epoch = self.epoch
 
 
+def _note(meter: Meter | None, *parts: Labelled | None) -> None:
+    for part in parts:
+        if meter is not None and part is not None:
+            meter.touch(part.inputs)
+
+
 def fit(
     model: nn.Module,
     data: Labelled,
@@ -284,6 +290,7 @@ def fit(
     if schedule.compile:
         model.compile()  # in place: parameters keep their names
     judged = validation if validation is not None and len(validation) else None
+    _note(meter if schedule.epochs else None, data, judged)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         loop.restore()
         batches = Batches(data.inputs, data.labels, schedule, seed)

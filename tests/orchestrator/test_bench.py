@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from orchestrator.bench import Bench, Context
+from orchestrator.bench import Bench, Clock, Context
 from orchestrator.keys import content_key
 from orchestrator.plan import Stage
 from tasks.errors import AssayError
@@ -57,3 +59,40 @@ def test_what_is_not_declared_is_not_handed_out(bench_of: Any) -> None:
         lab.other("mnist")
     with pytest.raises(AssayError, match=r"no unmarked model 'clean' \(declared: none\)"):
         lab.unmarked("clean")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets the peak of a process")
+def test_the_peak_of_memory_is_that_of_the_work_alone() -> None:
+    def peak(before: int = 0, inside: int = 0, evaluating: int = 0) -> float:
+        """MiB that a clock notes, where so many MiB are taken and given back."""
+
+        def take(mib: int) -> None:
+            np.ones(mib * 2**17)  # pages that are not touched are not resident
+
+        take(before)
+        clock = Clock(torch.device("cpu"))
+        with clock.running():
+            take(inside)
+            with clock.paused():
+                take(evaluating)
+            np.ones(2**17)
+        return clock.peak_mib
+
+    idle = peak()
+    assert idle > 1
+    assert peak(before=128) < idle + 32
+    assert peak(evaluating=128) < idle + 32
+    assert idle + 96 < peak(inside=128) < idle + 160
+
+
+def test_costs_have_every_figure_of_the_record(bench_of: Any) -> None:
+    bench, lab = bench_of(), bench_of().lab("attack", 0, "attack")
+    with bench.clock.running():
+        lab.meter.touch(torch.rand(3, 2).repeat(2, 1))
+    costs = bench.costs(lab.meter)
+    assert set(costs) == {
+        "wall_s", "device_s", "peak_mem_mb", "forward_samples", "backward_samples", "steps", "queries",
+        "unique_samples",
+    }  # fmt: skip
+    assert costs["unique_samples"] == 3
+    assert costs["peak_mem_mb"] > 1

@@ -191,6 +191,21 @@ def test_fault_in_an_attack_is_caught(bench, plugin, name, sound, faulty):
     assert result.reason
 
 
+@pytest.mark.parametrize(("drawing", "status"), [("if not _LOADED", "kept"), ("if True", "broken")])
+def test_what_is_imported_on_first_use_may_draw_and_the_attack_may_not(bench, plugin, drawing, status):
+    """The check may be a process's first: a library that draws while it is imported is none of the attack's doing."""
+    body = "        model, draws = victim.module(), "
+    first = f"        {drawing}:\n            _LOADED.append(random.random())\n"
+    text = ATTACK.replace("import torch\n", "import random\n\nimport torch\n\n_LOADED = []\n", 1)
+    result = run_check(
+        plugin("shake.py", text.replace(body, first + body), Attack),
+        contracts_attacks.attacking_is_deterministic,
+        bench,
+    )
+    assert result.status == status
+    assert result.status == "kept" or "draws from a global generator" in result.reason
+
+
 def test_broken_plugin_is_told_with_its_line(bench, plugin):
     bad = plugin("sign_mark.py", EXAMPLE.replace('lab.stream("secret")', "lab.strem('secret')"), Method)
     line = 1 + EXAMPLE[: EXAMPLE.index('lab.stream("secret")')].count("\n")

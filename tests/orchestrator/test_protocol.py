@@ -10,6 +10,7 @@ import pytest
 import torch
 from inline_sweep import executed
 
+from attacks.protocol import sok_norm
 from methods.base import PROCESSES
 from orchestrator.plan import Plan
 from orchestrator.store import Store
@@ -92,6 +93,21 @@ def test_decisions_before_the_attack_follow_from_score_threshold_and_p_value(row
     expected = row.score_before >= row.metrics["threshold_strict"] and row.p_before <= 1e-3
     assert bool(row.detected_before) == expected
     assert bool(row.metrics["clean_strict"]) is False
+
+
+def test_scores_are_logged_raw_and_rescaled(rows: pd.DataFrame) -> None:
+    for _, row in rows.iterrows():
+        assert row.metrics["score_chance"] == pytest.approx(max((row.score_after - row.chance) / (1 - row.chance), 0))
+        assert row.metrics["score_sok"] == sok_norm(row.score_after, row.metrics["threshold_sok"])
+
+
+def test_every_row_has_its_costs(rows: pd.DataFrame) -> None:
+    counted = ["wall_s", "device_s", "forward_samples", "backward_samples", "queries", "unique_samples", "cost_share"]
+    assert (rows[counted] >= 0).all(axis=None)
+    assert (rows.peak_mem_mb > 1).all()
+    trained = rows.index.isin(["fine-tune", "overwrite", "false-claim"])
+    assert (rows.unique_samples[trained] > 50).all()
+    assert (rows.unique_samples[~trained] == 0).all()
 
 
 def test_an_attack_that_trains_is_compared_with_its_data_alone(rows: pd.DataFrame) -> None:

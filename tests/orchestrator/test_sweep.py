@@ -89,6 +89,10 @@ def test_rows_hold_what_was_measured_and_reasons_for_the_rest(finished: tuple[Pa
     assert clean.outcome.isna().all()
     marked = done[done.method == "uchida"]
     assert marked.score_before.between(0, 1).all()
+    overwritten = marked[marked.attack == "overwrite"].iloc[0]
+    assert overwritten.unique_samples == 60  # a fifth of 400, a quarter of which is held out
+    assert (done[done.attack != "overwrite"].unique_samples == 0).all()
+    assert (done.peak_mem_mb > 1).all()
     untouched = marked[marked.attack == "none"].iloc[0]
     assert untouched.main_after == untouched.main_before
     assert untouched.score_after == untouched.score_before

@@ -157,7 +157,7 @@ def test_unreadable_files_are_one_line_with_advice(tmp_path):
 def test_equal_but_for_timings(tmp_path):
     rows = [make_row(cell_key=key) for key in "ab"]
     later = {"wall_s": 9.0, "device_s": 9.0, "cost_share": 0.9, "embed_cost_share": 9.0, "environment": "e2"}
-    later |= dict.fromkeys(("started", "ended"))
+    later |= {"peak_mem_mb": 9.0, **dict.fromkeys(("started", "ended"))}
     assert set(later) == set(schema.TIMING_COLUMNS)
     parquet.write_rows(tmp_path / "a", rows)
     parquet.write_rows(tmp_path / "b", [{**r, **later} for r in rows])

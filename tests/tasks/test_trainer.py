@@ -440,6 +440,23 @@ def test_meter_counts_gradients_apart() -> None:
     assert (meter.forward_samples, meter.backward_samples, meter.work) == (8, 6, 20)
 
 
+def test_a_sample_is_one_however_often_it_is_used() -> None:
+    data, meter = samples(), Meter()
+    for schedule, part in (
+        (Schedule(epochs=2, augment="crop-flip"), data.take(slice(0, 40))),
+        (Schedule(), data.take(slice(0, 0))),  # nothing there
+        (Schedule(epochs=0), data),  # nothing done
+    ):
+        fit(network("mlp"), part, Recipe(), schedule, seed="s", validation=data.take(slice(30, 55)), meter=meter)
+    # 40 of training and 15 more of validation, in whatever order and layout.
+    assert meter.costs() == {**meter.as_dict(), "unique_samples": 55}
+    meter.touch(data.inputs.flip(0)[:20].contiguous(memory_format=torch.channels_last))
+    other = Meter(queries=3)
+    other.touch(data.inputs[60:])
+    meter.add(other)
+    assert (meter.queries, meter.unique_samples) == (3, 70)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
