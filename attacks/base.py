@@ -31,10 +31,15 @@ class AttackConfig(Frozen):
     # at whatever was distilled or pruned? Removal attacks; their figures of that reading open with `beside_`.
     beside_unmarked: bool = False
 
+    # Settings younger than results that are stored: at their defaults they change nothing, and keys do not name them.
+    younger: ClassVar[tuple[str, ...]] = ("beside_unmarked",)
+
     @model_serializer(mode="wrap")
     def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Off it changes nothing, and what was stored before it keeps its key.
-        return {name: value for name, value in handler(self).items() if name != "beside_unmarked" or value}
+        fields, young = type(self).model_fields, type(self).younger
+        return {
+            name: value for name, value in handler(self).items() if name not in young or value != fields[name].default
+        }
 
 
 class Victim(Oracle):

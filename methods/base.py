@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from methods.parts.calibration import Null, calibrate, null_distribution
+from methods.parts.forging import Forgery as Forgery
 from methods.parts.forging import adversarial_secret, contradiction
 from methods.suspect import Access, Suspect
 from methods.verdict import Thresholds, Verdict
@@ -66,6 +67,7 @@ class Method(ABC):
         version: raise it when results may change; part of every key.
         gate: the least score on the owner's own marked model.
         laptop: overrides of the paper's defaults under the `laptop` and `smoke` profiles.
+        forgeries: further procedures of forging that its literature describes (`forge_as`).
     """
 
     key: ClassVar[str]
@@ -76,6 +78,7 @@ class Method(ABC):
     version: ClassVar[int] = 1
     gate: ClassVar[float] = 0.98
     laptop: ClassVar[dict[str, Any]] = {}
+    forgeries: ClassVar[tuple[str, ...]] = ()
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, config: MethodConfig) -> None:
@@ -217,7 +220,7 @@ class Method(ABC):
         """Return counterfeit evidence for an unchanged victim: the best of `draws` fresh keys."""
         best: tuple[float, Secret] | None = None
         for index in range(draws):
-            secret = self.draw(task, data, lab_for_key(lab, index))
+            secret = self.draw_unaided(victim, task, data, lab_for_key(lab, index))
             score = self.score(victim, secret)[0]
             lab.curve("forge", index, score=score)
             if best is None or score > best[0]:
@@ -229,7 +232,19 @@ class Method(ABC):
     def forge_adversarial(self, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
         """Return counterfeit triggers with labels fixed first: images are changed until an unchanged victim agrees."""
         own = lab_for_key(lab, 0)
-        return adversarial_secret(self.draw(task, data, own), victim.module(), own.stream("secret", "salt"))
+        drawn = self.draw_unaided(victim, task, data, own)
+        return adversarial_secret(drawn, victim.module(), own.stream("secret", "salt"))
+
+    def draw_unaided(self, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
+        """Draw a secret as somebody does who has none of the owner's unmarked models; override if `draw` asks one."""
+        return self.draw(task, data, lab)
+
+    def forge_as(self, forgery: Forgery, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
+        """Return counterfeit evidence for an unchanged victim by one of `forgeries`.
+
+        Each try is a point of the curve `forge`: its `score`, and further figures of the procedure.
+        """
+        raise UnsupportedModel(f"{self.key} is not forged by {forgery.procedure}")
 
     def contradict(self, secret: Secret, task: Task, lab: Lab) -> Secret:
         """Return what an attacker embeds to deny a leaked secret: triggers under other labels, complemented bits."""

@@ -13,6 +13,7 @@ Differs from the paper: the passport pass borrows the plain network's own layers
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from methods.base import Mark, Method, MethodConfig, Secret, lab_for_key
+from methods.parts.forging import Forgery
 from methods.parts.mixing import KeyBatches
 from methods.parts.passport import (
     PassportLayer,
@@ -33,6 +35,14 @@ from methods.parts.passport import (
     signature,
     text_bits,
 )
+from methods.parts.passport_forging import (
+    ForgingRecipe,
+    FreeAffine,
+    NearPassports,
+    claiming,
+    flipped,
+    signs_of,
+)
 from methods.parts.passport_sites import KeyType, Material, Site, choose_sites, find_sites
 from methods.parts.signature import committed, opens
 from methods.parts.statistics import binomial_tail
@@ -40,7 +50,7 @@ from methods.parts.triggers import abstract_images
 from methods.suspect import Suspect
 from methods.verdict import Verdict
 from tasks.data import Labelled, Party, to_model_input
-from tasks.errors import NotEmbedded, UnsupportedModel
+from tasks.errors import AssayError, NotEmbedded, UnsupportedModel
 from tasks.lab import Lab
 from tasks.schedule import Schedule
 from tasks.task import Task
@@ -95,16 +105,17 @@ class PassportRecipe(Recipe):
             terms["task"] = F.cross_entropy(model(batch.inputs), batch.labels)
         affine = private_affine(model, self.layers)
         terms["private"] = F.cross_entropy(functional_call(model, affine, (batch.inputs,)), batch.labels)
-        signs = [self._sign_loss(affine[f"{layer.norm}.weight"], layer.bits) for layer in self.layers]
+        signs = [_sign_loss(self.config, affine[f"{layer.norm}.weight"], layer.bits) for layer in self.layers]
         return {**terms, "sign": torch.stack(signs).sum()}
-
-    def _sign_loss(self, scale: Tensor, bits: Tensor) -> Tensor:
-        return sign_loss(scale, bits, self.config.alpha, self.config.margin, self.config.decay)
 
     def after_step(self, model: nn.Module, batch: Batch) -> None:
         """Keep V1's released scale and bias equal to what the passports give."""
         if not self.public:
             materialise(model, self.layers)
+
+
+def _sign_loss(config: Config, scale: Tensor, bits: Tensor) -> Tensor:
+    return sign_loss(scale, bits, config.alpha, config.margin, config.decay)
 
 
 class DeepIPR(Method):
@@ -119,6 +130,7 @@ class DeepIPR(Method):
     Config = Config
     # Few steps: a firmer hinge still turns every sign, at the same accuracy; more keys per batch replace epochs.
     laptop = {"key_type": "random", "alpha": 0.5, "keys": 50, "keys_per_batch": 16}  # noqa: RUF012
+    forgeries = ("random", "reverse", "near")
 
     def supports(self, task: Task) -> str | None:
         """Images, and enough channels of convolutions with batch norm."""
@@ -160,16 +172,72 @@ class DeepIPR(Method):
         A closed form, whatever `draws`: private and public accuracy agree, so only the date of the commitment speaks
         against the claim. V3's keys get the victim's own answers as labels.
         """
-        drawn = self._draw(task, data, lab, self._material(victim.module(), task, data))
-        content = {name: part for name, part in drawn.items() if name not in ("salt", "commitment")}
-        weights = victim.weights()
-        content["layers"] = []
+        drawn = self.draw_unaided(victim, task, data, lab)
+        weights, forged = victim.weights(), []
         for layer in _layers(drawn):
             public = (weights[f"{layer.norm}.{part}"] for part in ("weight", "bias"))
-            content["layers"].append(layer.forged(weights[f"{layer.conv}.weight"], *public).tree())
-        if "keys" in content:
-            content["key_labels"] = victim.labels(content["keys"]).cpu()
-        return committed(content, lab.stream("secret", "salt"))
+            forged.append(layer.forged(weights[f"{layer.conv}.weight"], *public))
+        return _claim(drawn, forged, victim, lab)
+
+    def forge_as(self, forgery: Forgery, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
+        """Forge by the authors' own attacks; the curve's `fidelity_gap` is private less public accuracy of each try.
+
+        `random`: passports of other images, and the signs that they happen to give; the try that keeps most accuracy.
+        `reverse`: public scale and bias made anew under signs of which a share is turned, trained, and solved for
+        passports. `near`: the owner's leaked passports, trained to be others and to give signs of which a share is
+        turned (`distance`: root of their mean squared distance).
+        """
+        if forgery.procedure == "random":
+            return self._forge_random(forgery.draws, victim, task, data, lab)
+        drawn = self.draw_unaided(victim, task, data, lab)
+        draws, weights = lab.stream("select", "flips"), victim.weights()
+        claim: FreeAffine | NearPassports
+        if forgery.procedure == "reverse":
+            layers = _layers(drawn)
+            signs = flipped(signs_of([weights[f"{layer.norm}.weight"] for layer in layers]), forgery.flips, draws)
+            claim = FreeAffine(victim.module(), claiming(layers, signs), lab.stream("init"))
+        else:
+            if forgery.leaked is None:
+                raise AssayError("deepipr: near-by passports start from the owner's, and none were handed over")
+            layers = _layers(forgery.leaked)
+            signs = flipped(torch.cat([layer.bits.cpu() for layer in layers]), forgery.flips, draws)
+            claim = NearPassports(victim.module(), claiming(layers, signs), lab.stream("noise"))
+        recipe = ForgingRecipe(partial(_sign_loss, self.config))
+        lab.fit(claim, data.train, recipe, forgery.schedule, name=forgery.procedure)
+        forged, further = _claim(drawn, claim.forged(), victim, lab), {}
+        if isinstance(claim, NearPassports):
+            further["distance"] = float(claim.distances().detach().mean().sqrt())
+        self._try(0, victim, forged, lab, **further)
+        return forged
+
+    def _forge_random(self, tries: int, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
+        material, weights = self._material(victim.module(), task, data), victim.weights()
+        best: tuple[float, Secret] | None = None
+        for index in range(tries):
+            own = lab_for_key(lab, index)
+            drawn = self._draw(task, data, own, material)
+            layers, shipped = _layers(drawn), self.config.scheme == "V1"
+            read = [
+                weights[f"{layer.norm}.weight"] if shipped else layer.affine(weights[f"{layer.conv}.weight"])[0]
+                for layer in layers
+            ]
+            forged = _claim(drawn, claiming(layers, signs_of(read)), victim, own)
+            gap = self._try(index, victim, forged, lab)
+            if best is None or gap > best[0]:
+                best = (gap, forged)
+        assert best is not None
+        return best[1]
+
+    def _try(self, index: int, victim: Suspect, forged: Secret, lab: Lab, **further: float) -> float:
+        """Record a forger's try; return its private less its public accuracy on the forger's own images."""
+        check = Labelled(forged["fidelity_inputs"], forged["fidelity_labels"])
+        gap = fidelity_gap(victim.module(), _layers(forged), check)
+        lab.curve("forge", index, score=self.score(victim, forged)[0], fidelity_gap=gap, **further)
+        return gap
+
+    def draw_unaided(self, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
+        """Draw a secret; images go through the victim."""
+        return self._draw(task, data, lab, self._material(victim.module(), task, data))
 
     def _owners_material(self, task: Task, data: Party, lab: Lab) -> Material:
         # Random passports need shapes only, so no trained network is asked for.
@@ -255,6 +323,15 @@ class DeepIPR(Method):
 
 def _layers(secret: Secret) -> list[PassportLayer]:
     return [PassportLayer(**layer) for layer in secret["layers"]]
+
+
+def _claim(drawn: Secret, layers: Iterable[PassportLayer], victim: Suspect, lab: Lab) -> Secret:
+    """Return a drawn secret with other passport layers, V3's keys under the victim's answers, committed anew."""
+    content = {name: part for name, part in drawn.items() if name not in ("salt", "commitment")}
+    content["layers"] = [layer.tree() for layer in layers]
+    if "keys" in content:
+        content["key_labels"] = victim.labels(content["keys"]).cpu()
+    return committed(content, lab.stream("secret", "salt"))
 
 
 def _reserved(data: Party) -> int:

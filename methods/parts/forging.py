@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,26 @@ from methods.parts.signature import committed
 from methods.suspect import Suspect
 from tasks.data import to_model_input
 from tasks.errors import UnsupportedModel
+from tasks.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """A forging procedure of a method's own literature, and what it is given.
+
+    Attributes:
+        procedure: one of the method's `forgeries`.
+        draws: tries of a search.
+        flips: share of the signs or bits that the claim turns, in [0, 1].
+        schedule: of what is optimised.
+        leaked: the owner's secret, where the procedure starts from it (public level 2); else None.
+    """
+
+    procedure: str
+    draws: int
+    flips: float
+    schedule: Schedule
+    leaked: dict[str, Any] | None
 
 
 def relabel(victim: Suspect, inputs: Tensor) -> Tensor:

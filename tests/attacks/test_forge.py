@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
+from attacks.base import Victim
 from attacks.forge import Config, Forge
 from methods.base import Method, MethodConfig
 from methods.clean import Clean
+from methods.deepipr import DeepIPR
+from methods.parts.passport import PassportLayer, fidelity_gap
+from methods.parts.passport_forging import flipped
 from methods.suspect import Suspect
+from tasks.errors import AssayError
+from tasks.meter import Meter
+from tasks.trainer import evaluate
 
 
 def test_the_best_of_the_draws_is_claimed(field: Any) -> None:
@@ -69,3 +77,115 @@ def test_keys_that_need_training_cannot_be_searched(field: Any) -> None:
     said = Forge(Config(procedure="search")).supports(field.task, Trained(MethodConfig()))
     assert "cannot be drawn without training" in str(said)
     assert Forge(Config()).supports(field.task, Trained(MethodConfig())) is None
+
+
+# --- passports -------------------------------------------------------------------------------------------------------
+
+
+def passports(**config: Any) -> DeepIPR:
+    return DeepIPR(DeepIPR.Config.model_validate({**DeepIPR.laptop, "key_type": "shuffle", **config}))
+
+
+def forge_passports(field: Any, scheme: DeepIPR, leaked: Any = None, **config: Any) -> tuple[Any, Any]:
+    """Forge in a lab that has no unmarked model, as in a sweep; return the outcome and the claim's verdict."""
+
+    def none(role: str) -> Any:
+        raise AssertionError(f"a forger has no unmarked model {role}")
+
+    victim = Victim(field.model, "weights", field.task, scheme, Meter(), leaked)
+    before = field.digest(field.model)
+    outcome = Forge(Config(**config)).run(victim, field.splits.attacker, field.lab("forge", unmarked=none))
+    assert field.digest(field.model) == before
+    assert outcome.surrogate is None
+    return outcome, scheme.verify(Suspect(field.model, "weights", scheme.key), outcome.rival)
+
+
+def bits_of(secret: Any) -> torch.Tensor:
+    return torch.cat([layer["bits"] for layer in secret["layers"]])
+
+
+def through(field: Any, secret: Any) -> float:
+    """Return the accuracy through a secret's passports on the test set, which no forger sees."""
+    return evaluate(field.model, field.splits.test) + fidelity_gap(
+        field.model, [PassportLayer(**layer) for layer in secret["layers"]], field.splits.test
+    )
+
+
+def public_signs(field: Any, secret: Any) -> torch.Tensor:
+    scales = [field.model.get_parameter(f"{layer['norm']}.weight") for layer in secret["layers"]]
+    return torch.where(torch.cat(scales) < 0, -1, 1)
+
+
+@pytest.mark.parametrize(("share", "turned"), [(0.0, 0), (0.29, 29), (1.0, 100)])
+def test_exactly_the_asked_share_of_signs_is_turned(share: float, turned: int) -> None:
+    signs = (torch.arange(100) % 2 * 2 - 1).to(torch.int8)
+    changed = flipped(signs, share, torch.Generator().manual_seed(0))
+    assert int((changed != signs).sum()) == turned
+    assert changed.abs().eq(1).all()
+
+
+def test_random_passports_claim_the_signs_they_give_and_the_best_of_them_is_kept(field: Any) -> None:
+    outcome, verdict = forge_passports(field, passports(), procedure="random", draws=4)
+    assert (outcome.report["draws"], outcome.report["draws_mean"], verdict.score) == (4, 1, 1)
+    assert verdict.metrics["fidelity_gap"] == outcome.report["forged_fidelity_gap"]
+    assert through(field, outcome.rival) < evaluate(field.model, field.splits.test) - 0.05
+    # Passports that ship with the network leave only its public scale to be read.
+    shipped, _ = forge_passports(field, passports(scheme="V1"), procedure="random", draws=1)
+    assert torch.equal(bits_of(shipped.rival).long(), public_signs(field, shipped.rival))
+
+
+def test_scale_and_bias_trained_under_turned_signs_give_working_passports(field: Any) -> None:
+    settings = {"procedure": "reverse", "epochs": 15, "lr": 0.05}
+    outcome, verdict = forge_passports(field, passports(alpha=1.0), flips=0.5, **settings)
+    claimed, public = bits_of(outcome.rival), public_signs(field, outcome.rival)
+    assert int((claimed != public).sum()) == len(public) // 2
+    assert verdict.score == 1
+    untrained, _ = forge_passports(field, passports(alpha=1.0), flips=0.5, **{**settings, "epochs": 0})
+    own = evaluate(field.model, field.splits.test)
+    assert through(field, untrained.rival) < own - 0.05
+    assert through(field, outcome.rival) > own - 0.04
+
+
+def test_near_passports_leave_the_owners_and_turn_the_signs(field: Any) -> None:
+    scheme = passports(alpha=1.0)
+    leaked = forge_passports(field, scheme, procedure="random", draws=1)[0].rival  # signs and passports that agree
+    kept = [layer["scale_passport"].clone() for layer in leaked["layers"]]
+    start, _ = forge_passports(field, scheme, leaked, procedure="near", epochs=0)
+    assert start.report["forged_distance"] == pytest.approx(1e-3, rel=0.1)
+    outcome, verdict = forge_passports(field, scheme, leaked, procedure="near", epochs=40, lr=0.05)
+    assert verdict.score == 1
+    assert through(field, outcome.rival) > through(field, leaked) - 0.03
+    assert outcome.report["forged_distance"] > 0.3
+    turned, verdict = forge_passports(field, scheme, leaked, procedure="near", flips=0.2, epochs=3)
+    claimed, owners = bits_of(turned.rival), bits_of(leaked)
+    assert int((claimed != owners).sum()) == len(owners) // 5
+    assert verdict.score < 1, "three epochs turn no sign"
+    assert all(torch.equal(layer["scale_passport"], old) for layer, old in zip(leaked["layers"], kept, strict=True))
+    with pytest.raises(AssayError, match="none were handed over"):
+        forge_passports(field, scheme, None, procedure="near")
+
+
+def test_only_near_passports_are_given_the_owners(field: Any) -> None:
+    asked = {procedure: Forge(Config(procedure=procedure)).leaks_key() for procedure in ("own", "random", "near")}
+    assert asked == {"own": False, "random": False, "near": True}
+
+
+def test_passports_are_forged_where_there_are_some(field: Any) -> None:
+    def said(method: Method, **config: Any) -> str | None:
+        return Forge(Config(**config)).supports(field.task, method)
+
+    for procedure in ("random", "reverse", "near"):
+        assert "signs has none" in str(said(field.SignMark(MethodConfig()), procedure=procedure))
+        assert said(passports(), procedure=procedure) is None
+        assert "no data" in str(said(passports(), procedure=procedure, split="none"))
+
+
+def test_a_search_for_passports_needs_no_model_of_the_owner(field: Any) -> None:
+    outcome, _ = forge_passports(field, passports(), procedure="search", draws=3)
+    assert outcome.report["draws"] == 3
+
+
+def test_younger_settings_move_no_key() -> None:
+    assert Config().model_dump(mode="json") == {"split": "disjoint20", "draws": 200, "procedure": "own"}
+    given = Config(procedure="reverse", flips=0.5).model_dump(mode="json")
+    assert (given["flips"], "lr" in given) == (0.5, False)
