@@ -13,6 +13,7 @@ import torch
 import attacks
 from attacks import ATTACKS
 from methods.base import MethodConfig
+from methods.suspect import Suspect
 from tasks.errors import AccessDenied
 from tasks.trainer import predict
 
@@ -127,3 +128,30 @@ def test_an_attack_that_starts_again_ends_alike_and_reports_the_same_costs(field
         )
     assert ends[0] == ends[1]
     assert ends[0][1]["backward_samples"] > 0
+
+
+@pytest.mark.parametrize("key", ["distill", "extract", "fine-tune", "overwrite", "piracy", "prune-retrain", "transfer"])
+def test_every_epoch_leaves_one_point_of_history(field: Any, key: str) -> None:
+    attack, lab = ATTACKS[key], field.lab(key)
+    one = attack(attack.Config(**{**settings(key), "epochs": 3}))
+    one.run(field.victim(attack.needs), field.splits.attacker_view(one.config.split), lab)
+    points = [row for row in lab.curves if row["curve"] == "train"]
+    assert [point["step"] for point in points] == [1, 2, 3]
+    for point in points:
+        assert point.keys() - {"curve", "step", "lr", "val_accuracy"}, "no term of the loss"
+        assert point["lr"] > 0
+    assert lab.meter.unique_samples > 0
+    assert lab.meter.steps >= 3
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_attack_makes_an_unmarked_network_verify(field: Any, key: str) -> None:
+    outcome = field.run(ATTACKS[key], **settings(key))
+    for model in (outcome.surrogate, *outcome.suspects.values()):
+        for method in (field.SignMark(MethodConfig()), field.TriggerMark(MethodConfig())):
+            if model is None:
+                continue
+            verdict = method.verify(
+                Suspect(model, method.access, key), method.draw(field.task, field.splits.owner, field.lab("owner", 1))
+            )
+            assert not verdict.detected

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import nn
 
 from attacks.distill import Config, Distill, Distillation, distillation_loss
 from methods.base import MethodConfig
+from methods.suspect import Suspect
 from tasks.errors import AccessDenied
 from tasks.meter import Meter
 from tasks.streams import global_stream
+from tasks.trainer import evaluate, predict
 
 
 def logits(seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -149,3 +152,37 @@ def test_loss_terms_follow_their_weights(field: Any) -> None:
     soft = distillation_loss(student(batch.inputs), field.model(batch.inputs), 4.0)
     assert float(terms["task"].detach()) == pytest.approx(0.25 * float(hard.detach()), rel=1e-4)
     assert float(terms["soft"].detach()) == pytest.approx(0.75 * float(soft.detach()), rel=1e-4)
+
+
+class Shifted(nn.Module):
+    """A network whose every answer carries a signal: the same small shift of the logits."""
+
+    def __init__(self, network: nn.Module, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("shift", shift)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        answered: torch.Tensor = self.network(inputs) + self.shift
+        return answered
+
+
+def test_a_student_keeps_a_signal_in_the_answers(field: Any) -> None:
+    signal = torch.tensor([1.0, -1.0] * 5)
+    settings = {"alpha": 1.0, "epochs": 12}
+    plain = field.run(Distill, **settings).surrogate
+    taught = field.run(Distill, field.victim("logits", model=Shifted(field.model, signal)), **settings).surrogate
+    inputs = field.splits.test.inputs
+    difference = (predict(taught, inputs) - predict(plain, inputs)).mean(0)
+    assert float((difference - difference.mean()).dot(signal)) / 10 > 0.4
+
+
+def test_a_student_loses_a_mark_in_images_that_it_never_saw(field: Any) -> None:
+    method = field.TriggerMark(MethodConfig())
+    lab, owner = field.lab(method.key, seed=1), field.splits.owner
+    secret, schedule = method.draw(field.task, owner, lab), field.task.schedule.but(epochs=8, lr=5e-3)
+    model = method.implant(field.task.build("marked"), secret, field.task, owner, lab, schedule).model
+    assert method.verify(Suspect(model, "labels", method.key), secret).score > 0.9
+    student = field.run(Distill, field.victim("logits", method, model), epochs=12).surrogate
+    assert evaluate(student, field.splits.test) > 0.8
+    assert method.verify(Suspect(student, "labels", method.key), secret).score < 0.4

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from attacks.permute import Config, Permute, draw_order
 from methods.base import MethodConfig
 from methods.suspect import Suspect
+from methods.uchida import Uchida
 from tasks.errors import UnsupportedModel
 from tasks.trainer import predict
 
@@ -49,6 +50,18 @@ def test_answers_stay_and_a_positional_mark_goes(field: Any, n_nodes: Any) -> No
     if n_nodes == "all":
         assert after.score < 0.75
     assert outcome.structure == "same"
+
+
+def test_a_projection_of_weights_is_misread_once_every_channel_has_moved(field: Any) -> None:
+    method = Uchida(Uchida.Config.model_validate({**Uchida.laptop, "bits": 32, "threshold": 0.95}))
+    model, secret = field.marked(method)
+    assert method.verify(Suspect(model, "weights", method.key), secret).detected
+    scores = []
+    for seed in range(4):
+        moved = field.run(Permute, field.victim("weights", method, model), seed).surrogate
+        scores.append(method.score(Suspect(moved, "weights", method.key), secret)[0])
+    assert max(scores) < 0.9
+    assert sum(scores) / 4 < 0.75
 
 
 def test_carrier_moves_the_groups_of_that_layer_alone(field: Any) -> None:
