@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from methods.base import Method, MethodConfig, Secret, lab_for_key
 from methods.parts.forging import relabel
@@ -83,17 +82,11 @@ class Adi(Method):
         }
         return committed(secret, lab.stream("secret", "salt"))
 
-    def start(self, task: Task, lab: Lab) -> nn.Module:
-        """Return the clean model's initial weights, or with `pretrained` the clean model itself."""
-        return lab.unmarked("clean") if self.config.variant == "pretrained" else super().start(task, lab)
-
-    def schedule(self, task: Task) -> Schedule:
-        """Return the task's schedule, or with `pretrained` its continuation at the last learning rate."""
-        own = task.schedule
+    def continued(self, own: Schedule) -> Schedule | None:
+        """Return, for the variant `pretrained`, further epochs at the last learning rate."""
         if self.config.variant == "from_scratch":
-            return own
-        continued: Schedule = own.steady(epochs=self.config.epochs_pretrained, lr=own.last_lr)
-        return continued
+            return None
+        return own.steady(epochs=self.config.epochs_pretrained, lr=own.last_lr)
 
     def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
         """Append a few keys to every clean batch."""

@@ -131,12 +131,16 @@ class Method(ABC):
         return (*references, *(f"{role}|{process}" for role in references[: task.processed] for process in PROCESSES))
 
     def schedule(self, task: Task) -> Schedule:
-        """Return the schedule of embedding; the default is the task's."""
-        return task.schedule
+        """Return the schedule of embedding; the default is the task's, or `continued`."""
+        return self.continued(task.schedule) or task.schedule
 
     def start(self, task: Task, lab: Lab) -> nn.Module:
-        """Return the network that embedding starts from; the default is the clean model's own initial weights."""
-        return task.build(lab.train_seed)
+        """Return the network that embedding starts from: the clean model's initial weights, or itself (`continued`)."""
+        return task.build(lab.train_seed) if self.continued(task.schedule) is None else lab.unmarked("clean")
+
+    def continued(self, own: Schedule) -> Schedule | None:
+        """Return the schedule by which a finished, unmarked model is marked, given the task's; None: it is not."""
+        return None
 
     def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
         """Return the plain network to release, and complete the secret in place, after training."""

@@ -163,17 +163,9 @@ class GreedyResiduals(Method):
             "candidates": own.candidates,
         }
 
-    def start(self, task: Task, lab: Lab) -> nn.Module:
-        """Return the clean model's initial weights, or with `clean` the clean model itself."""
-        return lab.unmarked("clean") if self.config.start == "clean" else super().start(task, lab)
-
-    def schedule(self, task: Task) -> Schedule:
-        """Return the task's schedule, or with `clean` its continuation at the last learning rate."""
-        own = task.schedule
-        if self.config.start == "scratch":
-            return own
-        continued: Schedule = own.steady(epochs=self.config.epochs_after, lr=own.last_lr)
-        return continued
+    def continued(self, own: Schedule) -> Schedule | None:
+        """Return, with start `clean`, further epochs at the last learning rate."""
+        return own.steady(epochs=self.config.epochs_after, lr=own.last_lr) if self.config.start == "clean" else None
 
     def implant(self, model: nn.Module, secret: Secret, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
         """Train the bits in under `schedule`; remark where the strength is too small for its steps."""

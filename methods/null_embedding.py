@@ -172,17 +172,9 @@ class NullEmbedding(Method):
             "labels": probes.labels,
         }
 
-    def start(self, task: Task, lab: Lab) -> nn.Module:
-        """Return the clean model's initial weights, or with `clean` the clean model itself."""
-        return lab.unmarked("clean") if self.config.start == "clean" else super().start(task, lab)
-
-    def schedule(self, task: Task) -> Schedule:
-        """Return the task's schedule, or with `clean` its continuation at the last learning rate."""
-        own = task.schedule
-        if self.config.start == "scratch":
-            return own
-        continued: Schedule = own.steady(epochs=self.config.epochs_after, lr=own.last_lr)
-        return continued
+    def continued(self, own: Schedule) -> Schedule | None:
+        """Return, with start `clean`, further epochs at the last learning rate."""
+        return own.steady(epochs=self.config.epochs_after, lr=own.last_lr) if self.config.start == "clean" else None
 
     def embed(self, task: Task, data: Party, lab: Lab) -> Mark:
         """Mark a model; the marks that are held back pass the gate as the announced one does."""

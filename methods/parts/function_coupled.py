@@ -116,17 +116,9 @@ class CoupledMethod(Method):
         """Return also the references: the target check and the null rate need innocent models."""
         return (*super().unmarked(task), *self.references(task))
 
-    def start(self, task: Task, lab: Lab) -> nn.Module:
-        """Return the clean model's initial weights, or the clean model itself."""
-        return lab.unmarked("clean") if self.config.start == "clean" else super().start(task, lab)
-
-    def schedule(self, task: Task) -> Schedule:
-        """Return the task's schedule, from a clean start with the released code's epochs."""
-        own = task.schedule
-        if self.config.start == "scratch":
-            return own
-        again: Schedule = own.but(epochs=self.config.epochs_clean)
-        return again
+    def continued(self, own: Schedule) -> Schedule | None:
+        """Return, with start `clean`, the schedule with the released code's epochs."""
+        return own.but(epochs=self.config.epochs_clean) if self.config.start == "clean" else None
 
     # --- the secret ------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ the scripts let them drift.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -48,7 +49,7 @@ def claiming(layers: Sequence[PassportLayer], bits: Tensor) -> list[PassportLaye
     return [replace(layer, bits=part.clone()) for layer, part in zip(layers, parts, strict=True)]
 
 
-class Claim(nn.Module):
+class Claim(nn.Module, ABC):
     """A network that stands still, read through scales and biases that a forger is free to choose.
 
     Attributes:
@@ -59,9 +60,9 @@ class Claim(nn.Module):
         super().__init__()
         self.network, self.layers = network.requires_grad_(False), list(layers)
 
+    @abstractmethod
     def affine(self) -> list[tuple[Tensor, Tensor]]:
         """Return scale and bias (C,) of every layer."""
-        raise NotImplementedError
 
     def loss(self) -> Terms:
         """Return further terms."""

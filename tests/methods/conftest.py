@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
 from methods import METHODS
 from methods.base import Mark, Method
 from methods.suspect import Suspect
-from tasks.data import Splits
+from tasks.data import Labelled, Splits
 from tasks.lab import Lab
+from tasks.recipe import Batch, Recipe, Terms
 from tasks.task import Task, resolve_task
+from tasks.trainer import fit
 
 settings.register_profile("methods", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("methods")
@@ -76,3 +80,28 @@ class Workbench:
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     torch.set_num_threads(1)
     return Workbench(tmp_path_factory.mktemp("bench"))
+
+
+class _Imitate(Recipe):
+    """Distillation at temperature 4, without labels."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        self.teacher = teacher
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        with torch.no_grad():
+            target = (self.teacher(batch.inputs) / 4).log_softmax(1)
+        own = (model(batch.inputs) / 4).log_softmax(1)
+        return {"match": 16 * F.kl_div(own, target, log_target=True, reduction="batchmean")}
+
+
+@pytest.fixture
+def student() -> Callable[[Task, Splits, nn.Module], nn.Module]:
+    """Return how a student of the same architecture learns a teacher's soft answers on the attacker's data."""
+
+    def learn(task: Task, data: Splits, teacher: nn.Module) -> nn.Module:
+        taught = Labelled.join(data.attacker.train, data.attacker.held_out)
+        longer = task.schedule.but(epochs=25)
+        return fit(task.build("student"), taught, _Imitate(teacher), longer, seed="student").model
+
+    return learn

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
 
@@ -17,10 +16,10 @@ from methods.parts.detector import Detector, detector_loss
 from methods.parts.soft_label import SoftLabelMethod, SoftLabelRecipe, divergence
 from methods.suspect import Suspect
 from methods.usp import USP
-from tasks.data import Labelled, Splits
+from tasks.data import Splits
 from tasks.lab import Lab
 from tasks.task import Task, resolve_task
-from tasks.trainer import Batch, Recipe, Terms, fit, predict
+from tasks.trainer import Recipe, fit, predict
 
 CPU = torch.device("cpu")
 TASK = resolve_task("digits-cnn-mini", "laptop", {"references": 2, "processed": 0})
@@ -258,33 +257,16 @@ def test_probabilities_give_the_same_verdict_as_logits() -> None:
     assert (first.matches, first.p_value, first.detected) == (second.matches, second.p_value, second.detected)
 
 
-class Imitate(Recipe):
-    """Distillation at temperature 4, without labels."""
-
-    def __init__(self, teacher: nn.Module) -> None:
-        self.teacher = teacher
-
-    def loss(self, model: nn.Module, batch: Batch) -> Terms:
-        with torch.no_grad():
-            target = (self.teacher(batch.inputs) / 4).log_softmax(1)
-        own = (model(batch.inputs) / 4).log_softmax(1)
-        return {"match": 16 * F.kl_div(own, target, log_target=True, reduction="batchmean")}
-
-
 @pytest.mark.slow
 def test_students_inherit_the_mark_and_only_the_mark(
-    models: dict[str, nn.Module], data: Splits, tmp_path: Path
+    models: dict[str, nn.Module], data: Splits, tmp_path: Path, student: Any
 ) -> None:
     own = method(n_probe=200)
     mark = own.embed(TASK, data.owner, lab(models, tmp_path))
-
-    def student(teacher: nn.Module) -> Any:
-        taught = Labelled.join(data.attacker.train, data.attacker.held_out)
-        longer = TASK.schedule.but(epochs=25)
-        pupil = fit(TASK.build("student"), taught, Imitate(teacher), longer, seed="student").model
-        return own.verify(Suspect(pupil, "logits", "usp"), mark.secret)
-
-    heir, stranger = student(mark.model), student(_copy(models["reference-0"]))
+    heir, stranger = (
+        own.verify(Suspect(student(TASK, data, teacher), "logits", "usp"), mark.secret)
+        for teacher in (mark.model, _copy(models["reference-0"]))
+    )
     assert heir.metrics["det_rate"] > stranger.metrics["det_rate"] + 0.5  # claim S0-2
     assert not stranger.detected
     assert stranger.p_value > 1e-3
