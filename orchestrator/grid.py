@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,29 @@ from orchestrator.catalogue import shipped_grids
 from orchestrator.configs import takes_list
 from orchestrator.registry import Registry
 from tasks.errors import BadInput, nearest, unknown
+from tasks.task import named_tasks
 from tasks.task import profiles as task_profiles
 
 _TOP = ("name", "tasks", "methods", "attacks", "seeds", "attack_seeds", "train", "profile", "profiles", "about")
 _AXES = ("tasks", "methods", "attacks")
+_ONLY = "only"  # of a method or attack: the tasks that an entry is for
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One resolved point of an axis: a key and its parameters as written (defaults not yet filled in)."""
+    """One resolved point of an axis.
+
+    Attributes:
+        key: the task, method or attack.
+        params: its parameters as written, defaults not yet filled in.
+        where: file and line, for messages.
+        tasks: keys of the tasks that a method or attack is for; empty: all of the grid.
+    """
 
     key: str
     params: dict[str, Any]
     where: str
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -140,8 +150,8 @@ def parse(name: str, registry: Registry, profile: str | None = None, settings: S
         name=str(data.get("name") or Path(place).stem),
         profile=chosen,
         tasks=list(_entries(data, "tasks", None, lines)),
-        methods=list(_entries(data, "methods", registry.methods, lines)),
-        attacks=list(_entries(data, "attacks", registry.attacks, lines)),
+        methods=[_for_tasks(entry) for entry in _entries(data, "methods", registry.methods, lines)],
+        attacks=[_for_tasks(entry) for entry in _entries(data, "attacks", registry.attacks, lines)],
         seeds=_seeds(data.get("seeds", 1), "seeds", lines),
         attack_seeds=_seeds(data.get("attack_seeds", 1), "attack_seeds", lines),
         train=_mapping(data.get("train"), "train", lines.where("train")),
@@ -188,10 +198,25 @@ def _entries(data: dict[str, Any], axis: str, registry: Mapping[str, Any] | None
                 yield Entry(key, point, where)
 
 
+def _for_tasks(entry: Entry) -> Entry:
+    """Take `only`, the tasks that an entry is for, out of its parameters; the grid need not have them all."""
+    if _ONLY not in entry.params:
+        return entry
+    params = dict(entry.params)
+    written = params.pop(_ONLY)
+    named = written if isinstance(written, list) else [written]
+    if not named:
+        raise BadInput(f"{entry.where}: {_ONLY} is an empty list; name at least one task, or leave it out")
+    for key in named:
+        if key not in named_tasks():
+            raise unknown("task", str(key), named_tasks(), f"{entry.where}: {_ONLY}")
+    return replace(entry, params=params, tasks=tuple(named))
+
+
 def _product(params: dict[str, Any], config: Any, where: str) -> Iterator[dict[str, Any]]:
     axes: list[list[tuple[str, Any]]] = []
     for name, value in params.items():
-        own_list = (config is not None and takes_list(config, name)) or (config is None and name == "drops")
+        own_list = name == _ONLY or (takes_list(config, name) if config is not None else name == "drops")
         many = isinstance(value, list) and (not own_list or (bool(value) and isinstance(value[0], list)))
         values = value if many else [value]
         if not values:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,21 @@ class _Plugin:
     key: str
     identity: dict[str, Any]
     config: str
+    tasks: frozenset[str] = frozenset()  # that the grid wants it for; empty: all
 
     @staticmethod
-    def of(plugin: Method | Attack) -> _Plugin:
+    def of(plugin: Method | Attack, tasks: Iterable[str] = ()) -> _Plugin:
         config = plugin.config.model_dump(mode="json")
         identity = {"key": plugin.key, "version": plugin.version, "config": config}
-        return _Plugin(plugin, plugin.key, identity, canonical(config))
+        return _Plugin(plugin, plugin.key, identity, canonical(config), frozenset(tasks))
+
+    def joined(self, other: _Plugin) -> _Plugin:
+        """Return the plugin for the tasks of both entries that name it."""
+        everywhere = not self.tasks or not other.tasks
+        return replace(self, tasks=frozenset() if everywhere else self.tasks | other.tasks)
+
+    def wanted(self, task: Task) -> bool:
+        return not self.tasks or task.key in self.tasks
 
 
 def build_plan(grid: Grid, registry: Registry, data_root: Path | None, device: str = "cpu", threads: int = 1) -> Plan:
@@ -86,8 +95,9 @@ class _Planner:
         for entry in entries:
             cls = registry[entry.key]
             params = {**(cls.laptop if base != "paper" else {}), **entry.params}
-            made = _Plugin.of(configured(cls, params, f"{entry.where}: {entry.key}"))
-            found.setdefault(canonical(made.identity), made)
+            made = _Plugin.of(configured(cls, params, f"{entry.where}: {entry.key}"), entry.tasks)
+            key = canonical(made.identity)
+            found[key] = found[key].joined(made) if key in found else made
         return list(found.values())
 
     def build(self) -> Plan:
@@ -97,9 +107,12 @@ class _Planner:
     def _cells(self) -> Iterator[Cell]:
         for task in self.tasks:
             facts = _TaskFacts(task, fingerprint(task.dataset, self.data_root), self.device)
+            attacks = [attack for attack in self.attacks if attack.wanted(task)]
             for method in self.methods:
+                if not method.wanted(task):
+                    continue
                 unfit = method.plugin.supports(task)
-                pairs = [(attack, unfit or _unfit(attack, method, task)) for attack in self.attacks]
+                pairs = [(attack, unfit or _unfit(attack, method, task)) for attack in attacks]
                 for seed in self.grid.seeds:
                     yield from self._row_of_cells(facts, method, pairs, seed)
 

@@ -195,16 +195,18 @@ def test_no_injection_is_clean_training(bench: Any) -> None:
 def test_gradients_are_clipped(bench: Any) -> None:
     layer = nn.Linear(3, 1)
     layer.weight.grad, layer.bias.grad = torch.full((1, 3), 1e6), torch.zeros(1)
-    recipe_of(bench).on_gradients(layer)
-    assert float(layer.weight.grad.norm()) == pytest.approx(1, rel=1e-4)
+    recipe_of(bench, grad_clip=0.5).on_gradients(layer)
+    assert float(layer.weight.grad.norm()) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_extreme_follows_the_network_and_batch_norm_is_protected(bench: Any) -> None:
     plain, normed, dense = (bench.task(f"digits-{model}") for model in ("lenet5", "cnn-mini", "mlp-1200x2"))
-    method = bench.method(KEY)
-    for task, expected in ((plain, 2000.0), (normed, 2000 / 255), (dense, 2000 / 255)):
+    method, paper = bench.method(KEY), bench.method(KEY, extreme_convnet=2000.0)
+    expectations = [(normed, 2000 / 255, 2000 / 255), (dense, 2000 / 255, 2000 / 255), (plain, 200.0, 2000.0)]
+    for task, laptop, published in expectations:
         assert method.supports(task) is None
-        assert method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))["extreme"] == expected
+        for own, expected in ((method, laptop), (paper, published)):
+            assert own.draw(task, bench.splits(task).owner, bench.lab(KEY, task))["extreme"] == expected
     assert "ruins batch norm" in str(bench.method(KEY, extreme=2000.0).supports(normed))
     assert bench.method(KEY, extreme=2000.0, allow_bn=True).supports(normed) is None
     assert bench.method(KEY, extreme=50.0).supports(normed) is None
@@ -218,8 +220,10 @@ def test_later_settings_leave_stored_keys_alone() -> None:
         "null_metric", "true_exclude_target", "n_probe", "null_keys", "search_budget",
     }  # fmt: skip
     assert set(Config().model_dump(mode="json")) == before
-    changed = Config(scheme="rsa-pss-2048", allow_incremental=True, start="clean", epochs_after=3)
-    assert set(changed.model_dump(mode="json")) == before | {"scheme", "allow_incremental", "start", "epochs_after"}
+    later: dict[str, Any] = {"extreme_convnet": 200.0, "scheme": "rsa-pss-2048", "allow_incremental": True}
+    later |= {"start": "clean", "epochs_after": 3}
+    changed = Config(**later)
+    assert set(changed.model_dump(mode="json")) == before | set(later)
     assert changed.but(n_probe=20).start == "clean"
 
 

@@ -59,6 +59,42 @@ def test_parents_come_before_children(plan_of: Any) -> None:
         assert all(plan.critical[parent] > plan.critical[stage.key] for parent in stage.parents)
 
 
+def test_entries_for_some_tasks_plan_what_a_grid_of_those_tasks_would(plan_of: Any) -> None:
+    two = ["digits-lenet5", "digits-cnn-mini"]
+    first, second = ({"bits": 32, "only": two[0]}, {"bits": 64, "only": two[1:]})
+    prune = [{"prune": {"ratio": 0.2, "only": two[0]}}, {"prune": {"ratio": 0.8, "only": [two[1], "mnist-lenet5"]}}]
+    plan = plan_of({**BASE, "tasks": two, "methods": [{"uchida": first}, {"uchida": second}, "adi"], "attacks": prune})
+    alone = [
+        plan_of({**BASE, "tasks": [task], "methods": [{"uchida": {"bits": bits}}, "adi"], "attacks": [attack]})
+        for task, bits, attack in zip(
+            two, (32, 64), ({"prune": {"ratio": 0.2}}, {"prune": {"ratio": 0.8}}), strict=True
+        )
+    ]
+    assert {cell.key for cell in plan.cells} == {cell.key for own in alone for cell in own.cells}
+    assert set(plan.stages) == {key for own in alone for key in own.stages}
+
+
+def test_the_same_entry_for_two_tasks_and_for_all_is_one_entry(plan_of: Any) -> None:
+    two = ["digits-lenet5", "digits-cnn-mini"]
+    everywhere = {cell.key for cell in plan_of({**BASE, "tasks": two, "methods": ["uchida"]}).cells}
+    for split in ([{"only": two[0]}, {"only": two[1]}], [{"only": two[0]}, {}]):
+        plan = plan_of({**BASE, "tasks": two, "methods": [{"uchida": params} for params in split]})
+        assert {cell.key for cell in plan.cells} == everywhere
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ([], "only is an empty list"),
+        ("digits-lenet", "line 4: only: unknown task 'digits-lenet'; did you mean"),
+    ],
+)
+def test_what_only_names_is_checked(plan_of: Any, only: Any, message: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        plan_of({**BASE, "methods": [{"uchida": {"only": only}}]})
+    assert message in str(caught.value)
+
+
 def test_order_and_nesting_change_no_key(plan_of: Any) -> None:
     plan = plan_of(BASE)
     shuffler = random.Random(3)
