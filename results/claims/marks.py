@@ -57,10 +57,9 @@ class Marked(_Chosen):
 
     def but(self, **changes: Any) -> Marked:
         """Return victims of the same setting but for these parameters."""
-        names = {k: v for k, v in changes.items() if k != "null_metric"}
         return Marked(
             tuple(
-                replace(c, config={**c.config, **changes}, label=label(c.label, _json(names), names))
+                replace(c, config={**c.config, **changes}, label=label(c.label, _json(changes), changes))
                 for c in self.choices
             )
         )
