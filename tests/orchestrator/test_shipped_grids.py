@@ -45,6 +45,7 @@ def cells_of(grid: Grid) -> list[dict[str, Any]]:
         for m in grid.methods
         for a in grid.attacks
         for seed in grid.seeds
+        if all(not entry.tasks or t.key in entry.tasks for entry in (m, a))
     ]
 
 
