@@ -18,7 +18,7 @@ from orchestrator.catalogue import shipped_grids
 from orchestrator.configs import takes_list
 from orchestrator.registry import Registry
 from tasks.errors import BadInput, nearest, unknown
-from tasks.task import named_tasks
+from tasks.task import named_tasks, unknown_task
 from tasks.task import profiles as task_profiles
 
 _TOP = ("name", "tasks", "methods", "attacks", "seeds", "attack_seeds", "train", "profile", "profiles", "about")
@@ -209,7 +209,7 @@ def _for_tasks(entry: Entry) -> Entry:
         raise BadInput(f"{entry.where}: {_ONLY} is an empty list; name at least one task, or leave it out")
     for key in named:
         if key not in named_tasks():
-            raise unknown("task", str(key), named_tasks(), f"{entry.where}: {_ONLY}")
+            raise unknown_task(str(key), f"{entry.where}: {_ONLY}: ")
     return replace(entry, params=params, tasks=tuple(named))
 
 

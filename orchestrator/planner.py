@@ -19,6 +19,7 @@ from orchestrator.plan import Cell, Plan, Stage, StageKind
 from orchestrator.registry import Registry
 from tasks import VERSION
 from tasks.data import SplitMode, lacks
+from tasks.errors import BadInput
 from tasks.numerics import settle
 from tasks.sources import fingerprint
 from tasks.task import Task, profiles, resolve_task
@@ -56,7 +57,7 @@ def build_plan(grid: Grid, registry: Registry, data_root: Path | None, device: s
     """Expand a grid into cells and the stages they share.
 
     Raises:
-        BadInput: a parameter that its plugin refuses.
+        BadInput: a parameter that its plugin refuses, or a grid without any cell.
         MissingData: a data set that is not on this machine.
     """
     return _Planner(grid, registry, data_root, device, threads).build()
@@ -102,6 +103,10 @@ class _Planner:
 
     def build(self) -> Plan:
         cells = {cell.key: cell for cell in self._cells()}
+        if not cells:
+            raise BadInput(
+                f"{self.grid.name}: no cells; `only` keeps every method or every attack from the grid's tasks"
+            )
         return Plan(self.grid.name, self.grid.profile, list(cells.values()), self.stages)
 
     def _cells(self) -> Iterator[Cell]:

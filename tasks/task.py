@@ -101,6 +101,11 @@ def named_tasks() -> tuple[str, ...]:
     return tuple(f"{dataset}-{model}" for dataset, model in pairs if DATASETS[dataset].kind == kind_of(model))
 
 
+def unknown_task(key: str, where: str = "") -> BadInput:
+    """Build the error for a task that does not exist, with the nearest one; there are too many to list them all."""
+    return BadInput(f"{where}unknown task {key!r}{nearest(key, named_tasks())} (see: assay list tasks)")
+
+
 def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: str = "") -> Task:
     """Build a task from its key, a profile and overrides of the schedule (`epochs`, `lr`, …) or sizes (`samples`, …).
 
@@ -113,7 +118,7 @@ def resolve_task(key: str, profile: str, overrides: Mapping[str, Any], where: st
     dataset = next((d for d in sorted(DATASETS, key=len, reverse=True) if key.startswith(f"{d}-")), None)
     model = key[len(dataset) + 1 :] if dataset else ""
     if dataset is None or model not in ARCHITECTURES:
-        raise BadInput(f"{prefix(where)}unknown task {key!r}{nearest(key, named_tasks())} (see: assay list tasks)")
+        raise unknown_task(key, prefix(where))
     if (kind := DATASETS[dataset].kind) != kind_of(model):
         raise BadInput(
             f"{prefix(where)}task {key!r}: {model} takes {kind_of(model)} inputs, {dataset} has {kind} inputs"
