@@ -124,6 +124,7 @@ class GreedyResiduals(Method):
     paper = "Liu, Weng, Zhu, ICML 2021, https://proceedings.mlr.press/v139/liu21x.html"
     access = "weights"
     family = "bits"
+    version = 2
     gate = 1.0
     Config = Config
     laptop: ClassVar[dict[str, Any]] = {"bits": None, "row_len": None, "strength": "auto", "embed_lr": 0.1}

@@ -92,7 +92,7 @@ class CoupledMethod(Method):
 
     access = "labels"
     family = "triggers"
-    version = 2
+    version = 3
     gate = 0.98
     Config = CoupledConfig
     laptop: ClassVar[dict[str, Any]] = {"mask_every": 10}
@@ -203,7 +203,7 @@ class CoupledMethod(Method):
     # --- embedding -------------------------------------------------------------------------------------------------
 
     def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
-        """Mix in the triggers; mask and fine-tune as configured."""
+        """Mix in the triggers; mask and fine-tune as configured; the task's schedule is the one trained under."""
         own = self.config
         released = own.variant == "released"
         masks = WeightMasks(
@@ -217,7 +217,7 @@ class CoupledMethod(Method):
         if own.ft_enhance and own.ft_steps_per_epoch and not released:  # the released code draws X_ft and leaves it
             order = torch.randperm(len(data.train), generator=lab.stream("inject", "fine-tuning"))
             chosen = data.train.take(order[: own.ft_samples].to(data.train.labels.device))
-            tuning = Tuning(chosen, own.ft_lr, self.schedule(task), own.ft_steps_per_epoch, len(data.train))
+            tuning = Tuning(chosen, own.ft_lr, task.schedule, own.ft_steps_per_epoch, len(data.train))
         keys = KeyBatches(secret["inputs"], secret["labels"], own.n_wm, lab)
         # Batches, as in the released code, show a trigger more often than e %, its share of the data (section 4.2.1).
         seen = len(data.train) // task.schedule.batch_size * own.n_wm / len(keys.labels)
@@ -232,8 +232,8 @@ class CoupledMethod(Method):
         return model
 
     def implant(self, model: nn.Module, secret: Secret, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
-        """Train the triggers in; remark on a target that unmarked models like."""
-        mark = super().implant(model, secret, task, data, lab, schedule)
+        """Train the triggers in under `schedule`; remark on a target that unmarked models like."""
+        mark = super().implant(model, secret, task.but(schedule=schedule), data, lab, schedule)
         most = max(secret["null_rates"], default=0.0)
         if most > self.config.largest_null_rate:
             mark.notes.append(f"unmarked models already answer up to {most:.0%} of triggers with {secret['target']}")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import nn
 
+from methods.base import Mark
 from methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs
 from methods.parts.function_coupled import CoupledConfig, CoupledMethod
 from methods.parts.masking import CoupledRecipe
@@ -351,14 +352,24 @@ def test_untrained_model_misses_the_gate(bench: Any, key: str) -> None:
 # --- the attacker ---------------------------------------------------------------------------------------------------
 
 
-def overwritten(bench: Any, key: str, data: Party | None = None, **changes: Any) -> dict[str, Any]:
+def overwriting(bench: Any, key: str, data: Party | None = None, rate: float = 1e-3, **changes: Any) -> Mark:
     task = bench.task(TASK)
     lab = Lab("overwrite", 0, torch.device("cpu"), bench.lab(key, task).scratch, "attacker")  # has no unmarked models
     method, party = bench.method(key, **changes), data or bench.splits(task).attacker
-    secret: dict[str, Any] = method.overwrite(
-        bench.unmarked(task, "clean"), task, party, lab, task.schedule.but(epochs=1)
-    ).secret
-    return secret
+    mark: Mark = method.overwrite(
+        bench.unmarked(task, "clean"), task, party, lab, task.schedule.but(epochs=1, lr=rate)
+    )
+    return mark
+
+
+def overwritten(bench: Any, key: str, data: Party | None = None, **changes: Any) -> dict[str, Any]:
+    return overwriting(bench, key, data, **changes).secret
+
+
+def test_all_of_an_overwriters_steps_are_at_its_own_rate(bench: Any, key: str) -> None:
+    victim = bench.unmarked(bench.task(TASK), "clean").state_dict()
+    mark = overwriting(bench, key, rate=0.0, ft_lr=100.0, ft_steps_per_epoch=3)
+    assert all(torch.equal(weight, victim[name]) for name, weight in mark.model.state_dict().items())
 
 
 def test_overwriter_takes_other_classes_and_its_own_images(bench: Any, key: str) -> None:

@@ -83,6 +83,7 @@ def test_ties_are_chosen_by_lower_index() -> None:
     gamma = torch.tensor([[1.0, -1, 1, 1, 0.5], [0, 0, 0, 0, 0], [2, 1, -3, 1, -1]])
     assert selection(gamma, 0.4).int().tolist() == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0]]
     assert selection(gamma, 0.01).sum(1).tolist() == [1, 1, 1]  # at least one
+    assert selection(normal(1, 90), 0.7).sum() == 63  # 0.7 is a decimal: its nearest double times 90 is below 63
 
 
 @given(st.floats(0.05, 1), st.integers(0, 10**6))
