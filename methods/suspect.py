@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tasks.data import in_chunks, to_model_input
+from tasks.data import for_answers, in_chunks
 from tasks.errors import AccessDenied
 from tasks.meter import Meter
 
@@ -37,7 +37,7 @@ class Oracle:
         self.meter.queries += len(inputs)
         device = next(self.__model.parameters()).device
         with torch.no_grad(), self.meter.watch(self.__model):
-            chunks = [self.__model(to_model_input(chunk.to(device))).float() for chunk in in_chunks(inputs)]
+            chunks = [self.__model(for_answers(chunk.to(device))).float() for chunk in in_chunks(inputs)]
         return torch.cat(chunks)
 
     def logits(self, inputs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from tasks.augment import Batches
 from tasks.checkpoint import load_tree, save_tree
-from tasks.data import Labelled, in_chunks, to_model_input
+from tasks.data import Labelled, for_answers, in_chunks
 from tasks.meter import Meter
 from tasks.numerics import settle
 from tasks.recipe import Batch, Recipe, State, Terms
@@ -91,7 +91,7 @@ def predict(model: nn.Module, inputs: Tensor) -> Tensor:
     mode = model.training
     model.eval()
     with torch.no_grad():
-        logits = torch.cat([model(to_model_input(chunk)).float() for chunk in in_chunks(inputs)])
+        logits = torch.cat([model(for_answers(chunk)).float() for chunk in in_chunks(inputs)])
     model.train(mode)
     return logits
 

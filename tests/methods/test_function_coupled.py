@@ -356,9 +356,7 @@ def overwriting(bench: Any, key: str, data: Party | None = None, rate: float = 1
     task = bench.task(TASK)
     lab = Lab("overwrite", 0, torch.device("cpu"), bench.lab(key, task).scratch, "attacker")  # has no unmarked models
     method, party = bench.method(key, **changes), data or bench.splits(task).attacker
-    mark: Mark = method.overwrite(
-        bench.unmarked(task, "clean"), task, party, lab, task.schedule.but(epochs=1, lr=rate)
-    )
+    mark: Mark = method.overwrite(bench.unmarked(task, "clean"), task, party, lab, task.schedule.but(epochs=1, lr=rate))
     return mark
 
 

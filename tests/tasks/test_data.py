@@ -12,6 +12,7 @@ from tasks.data import (
     Party,
     SplitMode,
     Splits,
+    for_answers,
     lacks,
     split,
     stratified,
@@ -208,3 +209,12 @@ def test_groups_follow_their_samples() -> None:
     assert part.groups is not None
     assert torch.equal(part.groups, part.inputs.flatten().long() * 7 + 3)
     assert Labelled.join(part, part).groups is None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_answered_with_their_channels_innermost(channels: int) -> None:
+    stored = torch.randint(0, 256, (4, channels, 5, 6), dtype=torch.uint8)
+    ready = for_answers(stored)
+    assert ready.stride() == (30 * channels, 1, 6 * channels, channels)  # of one channel too
+    assert torch.equal(ready, to_model_input(stored))
+    assert for_answers(torch.zeros(4, 9, dtype=torch.int64)).stride() == (9, 1)  # texts as they are
