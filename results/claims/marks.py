@@ -113,6 +113,23 @@ class Marked(_Chosen):
 
         return Figure(f"mean {metric}({self.name})", self.choices, curve="train", summary=summary)
 
+    def epochs_between(self, early: str, late: str, share: float = 0.9) -> Figure:
+        """Return how many epochs after `early` the figure `late` of the curve `memory` came to a share of its last."""
+
+        def reached(points: Sequence[Mapping[str, float]], metric: str) -> int | None:
+            known = [point.get(metric) for point in points]
+            last = known[-1] if known else None
+            if last is None:
+                return None
+            return next(i for i, value in enumerate(known) if value is not None and value >= share * last)
+
+        def summary(points: Sequence[Mapping[str, float]]) -> float | None:
+            first, second = reached(points, early), reached(points, late)
+            return None if first is None or second is None else float(second - first)
+
+        text = f"epochs from {early} to {late} at {share:g} of their last({self.name})"
+        return Figure(text, self.choices, curve="memory", summary=summary)
+
 
 class After(_Chosen):
     """What an attack leaves: a surrogate, a rival claim or a report."""

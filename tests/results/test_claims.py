@@ -284,6 +284,21 @@ def test_the_mean_of_a_training_curve():
     assert only(USP.over_training("perturbed"), Cells(victims(0.9), points)) == 0.75
 
 
+def test_epochs_are_counted_to_nine_tenths_of_the_last_value():
+    curves = {"task": (0.3, 0.9, 0.85, 1.0), "noise": (0.1, 0.2, 0.5, 0.5), "late": (None, 0.1, 0.1, 0.1)}
+    points = [
+        {"stage_key": "embed-0", "stage": "embed", "curve": "memory", "step": step, "metric": name, "value": v}
+        for name, values in curves.items()
+        for step, v in enumerate(values, 1)
+        if v is not None
+    ]
+    cells = Cells(victims(0.9), points)
+    assert only(USP.epochs_between("task", "noise"), cells) == 1
+    assert only(USP.epochs_between("noise", "task"), cells) == -1
+    assert only(USP.epochs_between("task", "late"), cells) == 0
+    assert not USP.epochs_between("task", "none").measure(cells, TASK).by_victim
+
+
 # --- a claim of the list, and the command ------------------------------------------------------------------------
 
 
