@@ -43,6 +43,7 @@ class Config(AttackConfig):
     lr: Annotated[float, Field(ge=0)] | Literal["last"] | None = None  # None: the owner's last rate; with Adam 1e-3
     clip: float = Field(1.0, gt=0)  # stable: largest global norm of a gradient; the others do not clip
     post_finetune: int = Field(0, ge=0)  # epochs of plain training afterwards (the paper's check: 10)
+    start: Literal["victim", "scratch"] = "victim"  # scratch: no theft at all, which piracy should not be cheaper than
 
 
 class Piracy(Attack):
@@ -64,7 +65,7 @@ class Piracy(Attack):
         return needs_samples(self.config)
 
     def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
-        """Return the pirated copy and the pirate's secret.
+        """Return the pirated copy, or the network trained from scratch, and the pirate's secret.
 
         The evaluator's curve has accuracy and owner's score per epoch; the curve `pirate` has the pirate's own score
         and its held-out accuracy. A run that diverges leaves the attacker what was stolen: a copy and no claim.
@@ -75,7 +76,8 @@ class Piracy(Attack):
         clipped = {"wrap": lambda recipe: Clipped(recipe, config.clip)} if config.optimizer == "stable" else {}
         own = EmbeddingLab.of(lab, watch=watch, **clipped)
         try:
-            mark = method.overwrite(victim.module(), task, data, own, schedule)
+            begun = victim.module() if config.start == "victim" else task.build(lab.train_seed)
+            mark = method.overwrite(begun, task, data, own, schedule)
             if config.post_finetune:
                 after, watch = schedule.but(epochs=config.post_finetune), (self._watch(lab, config.epochs),)
                 trained = lab.fit(mark.model, data.train, schedule=after, name="post-finetune", observers=watch)

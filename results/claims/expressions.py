@@ -69,7 +69,7 @@ class Figure(Expression):
         choices: which cells; the first choice that is in the sweep counts.
         read: from a row to the number; None where it was not measured.
         accuracy: whether it is an accuracy on the main task.
-        curve: name of a curve of the attack stage (of the embed stage without attack), from which `summary` is read.
+        curve: name of a curve of the attack stage (of the embed stage without attack); `summary` reads it and the row.
     """
 
     text: str
@@ -77,7 +77,7 @@ class Figure(Expression):
     read: Reader | None = None
     accuracy: bool = False
     curve: str = ""
-    summary: Callable[[Sequence[Mapping[str, float]]], float | None] | None = None
+    summary: Callable[[Sequence[Mapping[str, float]], Row], float | None] | None = None
 
     def figures(self) -> Iterator[Figure]:
         """Yield itself."""
@@ -107,7 +107,7 @@ class Figure(Expression):
         value = self.read(row) if self.read else None
         if self.summary is not None:
             key = row["embed_key" if self.choices[0].attack is None else "attack_key"]
-            value = self.summary(list(cells.points(key, self.curve).values()))
+            value = self.summary(list(cells.points(key, self.curve).values()), row)
         return None if value is None or math.isnan(value) else float(value)
 
 

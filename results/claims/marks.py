@@ -107,7 +107,7 @@ class Marked(_Chosen):
     def over_training(self, metric: str) -> Figure:
         """Return the mean of a training curve's metric over the epochs of embedding."""
 
-        def summary(points: Sequence[Mapping[str, float]]) -> float | None:
+        def summary(points: Sequence[Mapping[str, float]], row: Row) -> float | None:
             known = [point[metric] for point in points if metric in point]
             return fmean(known) if known else None
 
@@ -123,7 +123,7 @@ class Marked(_Chosen):
                 return None
             return next(i for i, value in enumerate(known) if value is not None and value >= share * last)
 
-        def summary(points: Sequence[Mapping[str, float]]) -> float | None:
+        def summary(points: Sequence[Mapping[str, float]], row: Row) -> float | None:
             first, second = reached(points, early), reached(points, late)
             return None if first is None or second is None else float(second - first)
 
@@ -186,10 +186,26 @@ class After(_Chosen):
         """Return a figure that the attack or the evaluator reports, e.g. `index` or `misidentified`."""
         return self._figure(metric, _metric(metric), accuracy=accuracy)
 
+    def epochs_to_claim(self, score: float, lost: float) -> Figure:
+        """Return the epoch at which a pirate's mark first scores `score` on a model as accurate as the victim.
+
+        `lost` is how much less its accuracy on the pirate's held-out data may be. One more than there were epochs
+        stands for never.
+        """
+
+        def summary(points: Sequence[Mapping[str, float]], row: Row) -> float | None:
+            if row["main_before"] is None or not all("val_accuracy" in point for point in points):
+                return None
+            needed = row["main_before"] - lost
+            there = (p.get("rival", 0.0) >= score and p["val_accuracy"] >= needed for p in points)
+            return next((float(i) for i, reached in enumerate(there, 1) if reached), len(points) + 1.0)
+
+        return Figure(f"epochs({self.name})", self.choices, curve="pirate", summary=summary)
+
     def share_of_claims(self, group: str, at_least: float) -> Figure:
         """Return the share of never-embedded claims on the `marked` or `unmarked` that score `at_least` (in 50ths)."""
 
-        def summary(points: Sequence[Mapping[str, float]]) -> float | None:
+        def summary(points: Sequence[Mapping[str, float]], row: Row) -> float | None:
             total = sum(point["count"] for point in points)
             high = sum(point["count"] for point in points if point["score"] >= at_least - 1e-9)
             return high / total if total else None

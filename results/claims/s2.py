@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Final
 
-from results.claims.expressions import Expression, Unmeasured, least
+from results.claims.expressions import Combined, Expression, least
 from results.claims.marks import After, Marked, best_rival, marked, worst_score
 from results.claims.settings import C32, FT, G26, G32, M28, SMALL, TRAIN, pruned
 from results.claims.verdict import Claim, printed
@@ -17,16 +18,23 @@ EPOCHS: Final = (10, 30)
 RATIOS: Final = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 
 
-def pirated(mark: Marked, optimizer: str, lr: float, epochs: int = 10) -> After:
+def pirated(mark: Marked, optimizer: str, lr: float, epochs: int = 10, start: str = "victim") -> After:
     """Train a pirate's mark in, with 2,000 images that the owner does not have."""
-    name = f"piracy {optimizer} {lr:g}, {epochs} epochs"
-    config = {"optimizer": optimizer, "lr": lr, "epochs": epochs, "split": "disjoint20", "post_finetune": 0}
+    name = f"piracy {optimizer} {lr:g}, {epochs} epochs" + ("" if start == "victim" else f" from {start}")
+    config = {"optimizer": optimizer, "lr": lr, "epochs": epochs, "start": start}
+    config |= {"split": "disjoint20", "post_finetune": 0}
     return mark.after("piracy", name, **config)
+
+
+def until_pirated(start: str) -> Expression:
+    """Return the epochs that the faster of two pirates needs, from the stolen network or from scratch."""
+    runs = (pirated(NULL, how, 1e-3, max(EPOCHS), start) for how in ("adam", "stable"))
+    return least((run.epochs_to_claim(0.8, lost=0.05) for run in runs), f"epochs of piracy from {start}")
 
 
 def robbed(mark: Marked) -> After:
     """Train a pirate's mark in with the owner's optimiser."""
-    config = {"optimizer": "paper", "epochs": 10, "split": "disjoint20", "post_finetune": 0}
+    config = {"optimizer": "paper", "epochs": 10, "split": "disjoint20", "post_finetune": 0, "start": "victim"}
     return mark.after("piracy", "piracy", **config)
 
 
@@ -50,6 +58,8 @@ def agreeing(after: After) -> Expression:
     return least((after.reads("null_agreement"), after.reads("true")), f"s by agreement({after.name})")
 
 
+PIRATED: Final = until_pirated("victim")
+FROM_SCRATCH: Final = until_pirated("scratch")
 _MOVED = NULL.after("transfer", "other signs", target="gtsrb17", head="replace", mode="all", recovery="retrain_head")
 _CLEANSE = ("neural-cleanse", "cleanse")
 
@@ -97,15 +107,12 @@ CLAIMS: Final = (
         "S2-3b",
         "A stubborn pirate needs ten times the steps of training from scratch",
         on=(M28, C32),
-        tests=(
-            Unmeasured(
-                "steps to piracy / steps from scratch",
-                "no cell trains from scratch with the pirate's key on the attacker's data",
-            )
-            >= 5,
-        ),
+        tests=(Combined("epochs of piracy / epochs from scratch", (PIRATED, FROM_SCRATCH), operator.truediv) >= 5,),
+        controls=(least((PIRATED, FROM_SCRATCH), "the fewer of both") <= max(EPOCHS),),
+        reports=(PIRATED, FROM_SCRATCH),
         figures="about 1,000k against 100k steps on MNIST",
-        note="The second number of S2-3.",
+        note="The second number of S2-3: epochs until the pirate's mark scores 0.8 and accuracy is within 0.05 of the "
+        "victim's, with the better of Adam and clipped Adam, on the same 2,000 images; 31 stands for more than 30.",
     ),
     Claim(
         "S2-4",

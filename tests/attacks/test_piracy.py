@@ -35,6 +35,15 @@ def test_both_marks_are_watched_epoch_by_epoch(field: Any) -> None:
     assert 0.3 < distance < 0.7  # a key of its own
 
 
+def test_a_pirate_who_steals_nothing_trains_from_scratch(field: Any) -> None:
+    stolen, own, other = (
+        field.run(Piracy, epochs=0, seed=seed, start=start).surrogate
+        for seed, start in ((1, "victim"), (1, "scratch"), (2, "scratch"))
+    )
+    assert field.digest(stolen) == field.digest(field.model)
+    assert len({field.digest(model) for model in (stolen, own, other)}) == 3
+
+
 def test_another_attack_seed_is_another_pirate(field: Any) -> None:
     keys = [field.run(Piracy, epochs=0, seed=seed).rival["bits"].tolist() for seed in (1, 1, 2)]
     assert keys[0] == keys[1] != keys[2]
