@@ -139,22 +139,6 @@ class Combined(Expression):
         return Measured(values, keys, (), remarks)
 
 
-@dataclass(frozen=True, eq=False)
-class Unmeasured(Expression):
-    """Something that no cell measures; the reason is the verdict's."""
-
-    text: str
-    why: str
-
-    def figures(self) -> Iterator[Figure]:
-        """Yield nothing."""
-        yield from ()
-
-    def measure(self, cells: Cells, task: str) -> Measured:
-        """Return the reason."""
-        return Measured({}, missing=(self.why,))
-
-
 def mean(expressions: Iterable[Expression], text: str) -> Expression:
     """Return the mean of expressions, victim by victim."""
     return Combined(text, tuple(expressions), lambda *values: fmean(values))

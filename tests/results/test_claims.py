@@ -8,7 +8,7 @@ import pytest
 from orchestrator.cli import main
 from results import papers
 from results.claims import CLAIMS, Cells
-from results.claims.expressions import Unmeasured, least, mean
+from results.claims.expressions import least, mean
 from results.claims.marks import best_rival, marked, reach, worst_score
 from results.claims.verdict import Claim, judge, printed
 from results.example import make_failed, make_row
@@ -202,12 +202,6 @@ def test_settings_that_a_claim_does_not_tell_apart_are_not_mixed():
     assert "trained in several ways" in judge(claim(PRUNED.score >= 0.5), Cells([*victims(0.9), twice])).reason
 
 
-def test_what_no_cell_measures_gives_its_reason():
-    assert (
-        judge(claim(Unmeasured("steps", "nobody counts") >= 1), Cells(victims(0.9))).reason == f"{TASK}: nobody counts"
-    )
-
-
 # --- words -------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +291,19 @@ def test_epochs_are_counted_to_nine_tenths_of_the_last_value():
     assert only(USP.epochs_between("noise", "task"), cells) == -1
     assert only(USP.epochs_between("task", "late"), cells) == 0
     assert not USP.epochs_between("task", "none").measure(cells, TASK).by_victim
+
+
+def test_a_pirate_is_there_when_mark_and_accuracy_are():
+    curves = {"rival": (0.9, 0.5, 0.85, 0.9), "val_accuracy": (0.1, 0.95, 0.9, 0.97)}
+    points = [
+        {"stage_key": "attack-0", "stage": "attack", "curve": "pirate", "step": step, "metric": name, "value": v}
+        for name, values in curves.items()
+        for step, v in enumerate(values, 1)
+    ]
+    cells = Cells(victims(0.9, main_before=0.97, attack_key="attack-0"), points)
+    assert only(PRUNED.epochs_to_claim(0.8, lost=0.1), cells) == 3
+    assert only(PRUNED.epochs_to_claim(0.8, lost=0.05), cells) == 4
+    assert only(PRUNED.epochs_to_claim(0.95, lost=0.05), cells) == 5  # never
 
 
 # --- a claim of the list, and the command ------------------------------------------------------------------------
