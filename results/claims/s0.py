@@ -135,6 +135,11 @@ CLAIMS: Final = (
             USP.score - USP.but(use_kld=False).score >= 0.10,
             USP.but(beta=0.0).score - USP.but(beta=0.0, use_kld=False).score >= 0.10,
         ),
+        reports=tuple(
+            figure
+            for m in (CSP, CSP.but(use_kld=False), CSP.but(use_detector_loss=False))
+            for figure in (m.score, KD(m, 4.0).score)
+        ),
         published=(printed("usp_csp/15", method="usp", metric="wm_acc"),),
         note="Once with the detector's verdict in the loss (beta 1) and once without it (beta 0).",
     ),
