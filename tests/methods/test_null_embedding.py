@@ -201,12 +201,11 @@ def test_gradients_are_clipped(bench: Any) -> None:
 
 def test_extreme_follows_the_network_and_batch_norm_is_protected(bench: Any) -> None:
     plain, normed, dense = (bench.task(f"digits-{model}") for model in ("lenet5", "cnn-mini", "mlp-1200x2"))
-    method, paper = bench.method(KEY), bench.method(KEY, extreme_convnet=2000.0)
-    expectations = [(normed, 2000 / 255, 2000 / 255), (dense, 2000 / 255, 2000 / 255), (plain, 200.0, 2000.0)]
-    for task, laptop, published in expectations:
-        assert method.supports(task) is None
-        for own, expected in ((method, laptop), (paper, published)):
-            assert own.draw(task, bench.splits(task).owner, bench.lab(KEY, task))["extreme"] == expected
+    laptop, paper = bench.method(KEY), bench.method(KEY, extreme=None)
+    for task, published in ((normed, 2000 / 255), (dense, 2000 / 255), (plain, 2000.0)):
+        for method, expected in ((laptop, 2000 / 255), (paper, published)):
+            assert method.supports(task) is None
+            assert method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))["extreme"] == expected
     assert "ruins batch norm" in str(bench.method(KEY, extreme=2000.0).supports(normed))
     assert bench.method(KEY, extreme=2000.0, allow_bn=True).supports(normed) is None
     assert bench.method(KEY, extreme=50.0).supports(normed) is None
@@ -220,7 +219,7 @@ def test_later_settings_leave_stored_keys_alone() -> None:
         "null_metric", "true_exclude_target", "n_probe", "null_keys", "search_budget",
     }  # fmt: skip
     assert set(Config().model_dump(mode="json")) == before
-    later: dict[str, Any] = {"extreme_convnet": 200.0, "scheme": "rsa-pss-2048", "allow_incremental": True}
+    later: dict[str, Any] = {"scheme": "rsa-pss-2048", "allow_incremental": True}
     later |= {"start": "clean", "epochs_after": 3}
     changed = Config(**later)
     assert set(changed.model_dump(mode="json")) == before | set(later)
