@@ -92,8 +92,8 @@ CLAIMS: Final = (
             pirated(LARGE, "sgd", 0.01, max(EPOCHS), "scratch").acc,
         ),
         published=(printed("null_embedding/3", stage="after", metric=("main_acc", "wm_acc", "pirate_wm_acc")),),
-        note="Plain SGD at 0.01, no clipping, lambda 2000; beside it lambda 2000/255, and what the same optimiser trains "
-        "from scratch on the same images in 30 epochs: where that collapses too, it is not the theft that fails.",
+        note="Plain SGD at 0.01, no clipping, lambda 2000; beside it lambda 2000/255, and what the same optimiser "
+        "trains from scratch on the same images in 30 epochs; where that collapses too, not the theft fails.",
     ),
     Claim(
         "S2-3",
