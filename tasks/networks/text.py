@@ -10,6 +10,7 @@ from tasks.errors import UnsupportedModel
 
 TextShape = tuple[int]  # the number L of tokens
 _WIDTH = 300  # of the word vectors (Kim 2014, section 3.1)
+_CPU_HAS_BF16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # from AVX-512 on
 
 
 class TextCNN(nn.Module):
@@ -58,7 +59,10 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K)."""
-        states = self.lstm(self.dropout(self.embedding(x)))[0]
+        words = self.dropout(self.embedding(x))
+        # Other processors have no recurrent kernel for bf16 and would raise: there this layer stays in float32.
+        with torch.autocast("cpu", torch.bfloat16, enabled=_CPU_HAS_BF16 and torch.is_autocast_enabled("cpu")):
+            states = self.lstm(words)[0]
         last = ((x != 0) * self.positions).amax(1)
         state = states.gather(1, last.view(-1, 1, 1).expand(-1, 1, 256)).squeeze(1)
         return self.fc(self.dropout(state))
