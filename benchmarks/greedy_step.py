@@ -23,7 +23,7 @@ import torch
 
 from methods.greedy_residuals import GreedyResiduals
 from tasks.data import Labelled, Party
-from tasks.errors import AssayError
+from tasks.errors import AssayError, BadInput
 from tasks.lab import Lab
 from tasks.recipe import Recipe
 from tasks.task import Task, resolve_task
@@ -91,11 +91,13 @@ def main() -> int:
     torch.set_num_threads(1)
     try:
         task = resolve_task(arguments.task, "paper", {"epochs": 1, "batch_size": arguments.batch, "augment": "none"})
+        if task.info.kind != "image":
+            raise BadInput(f"--task: {task.key} holds {task.info.kind}; the benchmark draws images")
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = measure(task, arguments.steps, arguments.repetitions, Path(scratch))
     except AssayError as why:
         print(f"error: {why}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = measure(task, arguments.steps, arguments.repetitions, Path(scratch))
     if arguments.json:
         facts = {"task": task.key, "batch": arguments.batch, "torch": torch.__version__, "goal": GOAL}
         print(json.dumps({**facts, "rows": [{**asdict(row), "passed": row.passed} for row in rows]}))

@@ -3,8 +3,8 @@
     python benchmarks/reference.py OUT GRID [GRID ...] [--data-root DIR] [--to results/reference]
 
 OUT's store may hold other grids and older versions of a method as well: only the cells that a grid plans today are
-taken, with the curves of their stages and the environments that they ran in. A grid's folder is replaced as a whole.
-Exit status 1 if a cell failed or was not run.
+taken, with the curves of their stages and the environments that they ran in. A grid's folder is replaced as a whole,
+and only by a whole sweep: where a cell failed or was not run nothing is written, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def take(out: Path, grid: str, data_root: Path | None, to: Path) -> tuple[int, i
     plan = build_plan(parse(grid, registry), registry, data_root)
     source = Rows(plan, Store(out / "store"))
     rows = list(source.all())
-    write_rows(to / plan.name, rows)
-    write_curves(to / plan.name, source.curves())
-    write_json(to / plan.name / "environments.json", source.environments)
-    return len(plan.cells) - len(rows), sum(row["status"] in ("failed", "blocked") for row in rows)
+    missing, failed = len(plan.cells) - len(rows), sum(row["status"] in ("failed", "blocked") for row in rows)
+    if not missing and not failed:
+        write_rows(to / plan.name, rows)
+        write_curves(to / plan.name, source.curves())
+        write_json(to / plan.name / "environments.json", source.environments)
+    return missing, failed
 
 
 def main() -> int:
@@ -45,6 +47,9 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, help="folder with the data sets (default: $ASSAY_DATA)")
     parser.add_argument("--to", type=Path, default=HERE, help="where the folders go (default: results/reference)")
     arguments = parser.parse_args()
+    if not (arguments.out / "store").is_dir():
+        print(f"error: {arguments.out} is no sweep's folder: it has no store", file=sys.stderr)
+        return 2
     complete = True
     for grid in arguments.grids:
         try:
@@ -53,7 +58,7 @@ def main() -> int:
             print(f"error: {grid}: {why}", file=sys.stderr)
             return 2
         complete = complete and not missing and not failed
-        print(f"{grid}: {missing} cells not run, {failed} failed")
+        print(f"{grid}: {missing} cells not run, {failed} failed" if missing or failed else f"{grid}: taken")
     return 0 if complete else 1
 
 

@@ -27,7 +27,7 @@ def to_model_input(inputs: Tensor) -> Tensor:
 def for_answers(inputs: Tensor) -> Tensor:
     """Turn stored inputs into what a model answers to, on the CPU with an image's channels innermost.
 
-    Convolutions then answer 1.7 to 3 times the images per second, those with one channel too. On a GPU nothing moves.
+    Convolutions then answer 1.4 to 3 times the images per second, those with one channel too. On a GPU nothing moves.
     """
     ready = to_model_input(inputs)
     if ready.dim() != 4 or ready.device.type != "cpu":

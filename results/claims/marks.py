@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from results.claims.cells import Choice, Row
 from results.claims.expressions import Combined, Expression, Figure, Reader
-from results.configs import label
+from results.configs import flat, label
 
 _NO_LIMIT: Final = math.inf
 
@@ -190,15 +190,17 @@ class After(_Chosen):
         """Return the epoch at which a pirate's mark first scores `score` on a model as accurate as the victim.
 
         `lost` is how much less its accuracy on the pirate's held-out data may be. One more than there were epochs
-        stands for never.
+        stands for never, as for a pirate whose training diverged.
         """
 
         def summary(points: Sequence[Mapping[str, float]], row: Row) -> float | None:
-            if row["main_before"] is None or not all("val_accuracy" in point for point in points):
+            measured = all("val_accuracy" in point for point in points) if points else row["rival_score"] is None
+            if row["main_before"] is None or not measured:
                 return None
             needed = row["main_before"] - lost
             there = (p.get("rival", 0.0) >= score and p["val_accuracy"] >= needed for p in points)
-            return next((float(i) for i, reached in enumerate(there, 1) if reached), len(points) + 1.0)
+            never = flat(row["attack_config"])["epochs"] + 1.0
+            return next((float(i) for i, reached in enumerate(there, 1) if reached), never)
 
         return Figure(f"epochs({self.name})", self.choices, curve="pirate", summary=summary)
 

@@ -300,10 +300,14 @@ def test_a_pirate_is_there_when_mark_and_accuracy_are():
         for name, values in curves.items()
         for step, v in enumerate(values, 1)
     ]
-    cells = Cells(victims(0.9, main_before=0.97, attack_key="attack-0"), points)
+    ran = {"main_before": 0.97, "attack_key": "attack-0", "attack_config": {"ratio": 0.8, "epochs": 4}}
+    cells = Cells(victims(0.9, **ran), points)
     assert only(PRUNED.epochs_to_claim(0.8, lost=0.1), cells) == 3
     assert only(PRUNED.epochs_to_claim(0.8, lost=0.05), cells) == 4
     assert only(PRUNED.epochs_to_claim(0.95, lost=0.05), cells) == 5  # never
+    early = PRUNED.epochs_to_claim(0.8, lost=0.1)
+    assert only(early, Cells(victims(0.9, **ran, rival_score=None))) == 5  # diverged: no curve and no claim
+    assert not early.measure(Cells(victims(0.9, **ran, rival_score=0.9)), TASK).by_victim  # its curve is not at hand
 
 
 # --- a claim of the list, and the command ------------------------------------------------------------------------
