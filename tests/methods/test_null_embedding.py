@@ -220,7 +220,7 @@ def test_later_settings_leave_stored_keys_alone() -> None:
     }  # fmt: skip
     assert set(Config().model_dump(mode="json")) == before
     later: dict[str, Any] = {"scheme": "rsa-pss-2048", "allow_incremental": True}
-    later |= {"start": "clean", "epochs_after": 3}
+    later |= {"start": "clean", "epochs_after": 3, "redraw_probes": 50}
     changed = Config(**later)
     assert set(changed.model_dump(mode="json")) == before | set(later)
     assert changed.but(n_probe=20).start == "clean"
@@ -386,6 +386,21 @@ def test_search_budget_multiplies_the_p_value(bench: Any) -> None:
     assert method.verify(suspect, secret).p_value == 1 / 20
     assert bench.method(KEY, null_keys=19, search_budget=4).verify(suspect, secret).p_value == 4 / 20
     assert bench.method(KEY, null_keys=19, search_budget=100).verify(suspect, secret).p_value == 1
+
+
+def test_redraw_may_ask_fewer_probes_than_the_score(bench: Any) -> None:
+    task = bench.task()
+    secret = bench.method(KEY).draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+    verdicts, queries = [], []
+    for probes in (None, 10):
+        method = bench.method(KEY, null_keys=19, redraw_probes=probes)
+        suspect = bench.suspect(method, Obedient(secret))
+        verdicts.append(method.verify(suspect, secret))
+        queries.append(suspect.meter.queries)
+    (whole, few) = verdicts
+    assert few.p_value == whole.p_value == 1 / 20
+    assert (few.score, few.trials) == (whole.score, whole.trials)
+    assert queries[1] < queries[0]
 
 
 def test_hidden_marks_have_signatures_of_their_own(bench: Any) -> None:
