@@ -88,8 +88,8 @@ class Examination:
 
     def first(self, count: int | None) -> Examination:
         """Return the same questions about the first `count` probes alone; about all of them if `count` is None."""
-        own = (part[:count] for part in (self.inputs, self.targets, self.labels))
-        return Examination(self.suspect, *own, self.extreme, self.exclude_target)
+        inputs, targets, labels = self.inputs[:count], self.targets[:count], self.labels[:count]
+        return Examination(self.suspect, inputs, targets, labels, self.extreme, self.exclude_target)
 
     def counts(self, keys: Sequence[Pattern], part: str, least: float = 0.0) -> tuple[Tensor, Tensor]:
         """Return (right, asked) per key, each int64 (keys,), for the `null` or the `true` part.
