@@ -1,6 +1,7 @@
 """What greedy residuals add to a training step, for either of the two ways to take it.
 
-    python benchmarks/greedy_step.py [--task cifar10-resnet18] [--batch 64] [--steps 4] [--repetitions 5] [--json]
+    python benchmarks/greedy_step.py [--task cifar10-resnet18] [--batch 64] [--steps 4] [--repetitions 5] [--device cpu]
+        [--json]
 
 One thread on the CPU; random images of the task's shape, so no data set is needed. The unmarked network and the two
 marked ones train in turns; a turn's ratio is of times that lie side by side, the table shows the median and the span.
@@ -30,7 +31,6 @@ from tasks.task import Task, resolve_task
 from tasks.trainer import fit
 
 GOAL = 1.15
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,23 @@ class Row:
 def marked(task: Task, data: Labelled, step: str, scratch: Path) -> Recipe:
     """Return the recipe of an owner with the paper's settings."""
     method = GreedyResiduals(GreedyResiduals.Config(step=step))
-    lab = Lab(method.key, 0, CPU, scratch / step, "benchmark")
+    lab = Lab(method.key, 0, data.labels.device, scratch / step, "benchmark")
     party = Party(data, data)
     return method.recipe(task, party, method.draw(task, party, lab), lab)
 
 
-def measure(task: Task, steps: int, repetitions: int, scratch: Path) -> list[Row]:
+def measure(task: Task, steps: int, repetitions: int, device: torch.device, scratch: Path) -> list[Row]:
     """Train the three in turns, each for some steps."""
     count = steps * task.schedule.batch_size
     images = torch.randint(0, 256, (count, *task.shape), dtype=torch.uint8)
-    data = Labelled(images, torch.randint(0, task.classes, (count,)))
+    data = Labelled(images, torch.randint(0, task.classes, (count,))).to(device)
     recipes = {"unmarked": Recipe(), **{step: marked(task, data, step, scratch) for step in ("joint", "separate")}}
     seconds: dict[str, list[float]] = {name: [] for name in recipes}
     for turn in range(repetitions + 1):
         for name, recipe in recipes.items():
-            model = task.build("benchmark")
+            model = task.build("benchmark").to(device)
             started = time.perf_counter()
-            fit(model, data, recipe, task.schedule, seed="benchmark")
+            fit(model, data, recipe, task.schedule, seed="benchmark")  # ends by reading the weights: nothing is pending
             if turn:  # the first warms up
                 seconds[name].append(time.perf_counter() - started)
     rows = []
@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=64, help="batch size (default: 64)")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn (default: 4)")
     parser.add_argument("--repetitions", type=int, default=5, help="turns (default: 5)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -94,15 +95,21 @@ def main() -> int:
         if task.info.kind != "image":
             raise BadInput(f"--task: {task.key} holds {task.info.kind}; the benchmark draws images")
         with tempfile.TemporaryDirectory() as scratch:
-            rows = measure(task, arguments.steps, arguments.repetitions, Path(scratch))
+            rows = measure(task, arguments.steps, arguments.repetitions, torch.device(arguments.device), Path(scratch))
     except AssayError as why:
         print(f"error: {why}", file=sys.stderr)
         return 2
     if arguments.json:
-        facts = {"task": task.key, "batch": arguments.batch, "torch": torch.__version__, "goal": GOAL}
+        facts = {
+            "task": task.key,
+            "batch": arguments.batch,
+            "device": arguments.device,
+            "torch": torch.__version__,
+            "goal": GOAL,
+        }
         print(json.dumps({**facts, "rows": [{**asdict(row), "passed": row.passed} for row in rows]}))
     else:
-        print(f"{task.key}, batch {arguments.batch}, one thread, torch {torch.__version__}")
+        print(f"{task.key}, batch {arguments.batch}, {arguments.device}, one thread, torch {torch.__version__}")
         print(f"{'step':<10} {'ms':>8} {'x unmarked':>11} {'span':>13} {'goal':>7}")
         for row in rows:
             span = f"{row.least:.3f}-{row.largest:.3f}"

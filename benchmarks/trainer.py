@@ -50,7 +50,7 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
         self.transform = transforms.Compose(
             [*steps, transforms.ToTensor(), transforms.Normalize(normalize.mean.flatten(), normalize.std.flatten())]
         )
-        self.data = data
+        self.data = data.to(torch.device("cpu"))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -76,9 +76,10 @@ def with_loader(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
         dataset = Images(data, schedule.augment, normalize)
     loader = DataLoader(dataset, schedule.batch_size, shuffle=True)
     model.train()
+    device = data.labels.device
     for images, labels in loader:
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        F.cross_entropy(model(images.to(device)), labels.to(device)).backward()
         optimizer.step()
 
 

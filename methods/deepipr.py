@@ -259,8 +259,8 @@ class DeepIPR(Method):
             "scheme": config.scheme,
             "layers": [layer.tree() for layer in layers],
             "text_bits": len(text_bits(config.text)),
-            "fidelity_inputs": check.inputs,
-            "fidelity_labels": check.labels,
+            "fidelity_inputs": check.inputs.cpu(),
+            "fidelity_labels": check.labels.cpu(),
             "classes": task.classes,
         }
         if config.scheme == "V3":

@@ -102,10 +102,12 @@ class Separate(_Embedding):
     """The optimiser's step on L, then a plain gradient step on E (Algorithm 1): no momentum or decay acts twice."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
-        """Return L (line 5), and E as a figure."""
-        term = self.mark(model)
-        # Shown as a curve; its gradient, an exact zero here, acts in the step of its own.
-        return {**super().loss(model, batch), "mark": term.detach() + 0.0 * term}
+        """Return L (line 5), and E as a figure: its gradient acts in the step of its own."""
+        with torch.no_grad():
+            term = self.mark(model)
+        for weight in self.carriers(model):  # an exact zero: a step without data has nothing else to differentiate
+            term = term + 0.0 * weight.sum()
+        return {**super().loss(model, batch), "mark": term}
 
     def after_step(self, model: nn.Module, batch: Batch) -> None:
         """Descend E on the carriers alone, with the selection that the optimiser's step left (lines 7 and 8)."""

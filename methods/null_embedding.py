@@ -173,8 +173,8 @@ class NullEmbedding(Method):
             "extreme": self._extreme(task),
             "shape": list(task.shape),
             "classes": task.classes,
-            "inputs": probes.inputs,
-            "labels": probes.labels,
+            "inputs": probes.inputs.cpu(),
+            "labels": probes.labels.cpu(),
         }
 
     def continued(self, own: Schedule) -> Schedule | None:

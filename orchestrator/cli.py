@@ -215,7 +215,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from orchestrator.contracts import check_file
     from orchestrator.display import check_line, check_summary
 
-    results = check_file(Path(arguments.file), check_line)
+    results = check_file(Path(arguments.file), check_line, _device(arguments.device))
     check_summary(results)
     return 0 if all(result.ok for result in results) else 1
 
@@ -305,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     mlflow.add_argument("--mlflow-uri", help="MLflow tracking server; default: sqlite in OUT/mlflow.db")
 
     check = command("check", _check, "run the contract tests on somebody's own method or attack")
-    check.add_argument("file", metavar="PLUGIN.py")
+    _common(check, "PLUGIN.py", "device")
 
     data = command("data", None, "which data sets are here, whether they are whole; download some")
     actions = data.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser, dest="action")
@@ -331,7 +331,7 @@ def _common(parser: argparse.ArgumentParser, *names: str) -> None:
 def _numerics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="laptop, paper, smoke, or one of the grid's own")
     parser.add_argument("--set", action="append", default=[], metavar="K=V", help="override, e.g. train.epochs=3")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if here")
+    _common(parser, "device")
     parser.add_argument(
         "--threads", type=_positive, default=1, help="torch threads per stage on the CPU (changes bits)"
     )
@@ -356,6 +356,10 @@ _OPTIONS: dict[str, Any] = {
     "json": lambda p: p.add_argument("--json", action="store_true", help="one JSON value on standard output"),
     "plugin": lambda p: p.add_argument("--plugin", action="append", default=[], metavar="FILE"),
     "data-root": lambda p: p.add_argument("--data-root", metavar="DIR", help="data sets; default: $ASSAY_DATA"),
+    "PLUGIN.py": lambda p: p.add_argument("file", metavar="PLUGIN.py"),
+    "device": lambda p: p.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if here"
+    ),
     "numerics": _numerics,
     "execution": _execution,
 }

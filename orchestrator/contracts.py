@@ -91,15 +91,18 @@ def run_checks(cls: type[Plugin], bench: Bench | None = None) -> Iterator[CheckR
         yield run_check(cls, check, bench)
 
 
-def check_file(path: Path, report: Callable[[CheckResult], None] | None = None) -> list[CheckResult]:
+def check_file(
+    path: Path, report: Callable[[CheckResult], None] | None = None, device: str = "cpu"
+) -> list[CheckResult]:
     """Run all checks of every method and attack that a file defines.
 
     Args:
         path: a plugin file, or the file of a registered method or attack.
         report: called with each result as it is known.
+        device: `cpu` or `cuda`.
 
     Raises:
-        BadInput: the file cannot be imported, or defines neither a method nor an attack.
+        BadInput: the file cannot be imported, or defines neither a method nor an attack; or there is no such device.
     """
     registry = Registry()
     known: list[type[Plugin]] = [*registry.methods.values(), *registry.attacks.values()]
@@ -111,7 +114,9 @@ def check_file(path: Path, report: Callable[[CheckResult], None] | None = None) 
     if not classes:
         raise BadInput(f"plugin {path}: defines no subclass of methods.base.Method or attacks.base.Attack")
     results = []
-    with Bench(registry) as bench:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: torch finds no CUDA device here (allowed: auto, cpu)")
+    with Bench(registry, device) as bench:
         for result in itertools.chain.from_iterable(run_checks(cls, bench) for cls in classes):
             results.append(result)
             if report is not None:

@@ -1,7 +1,7 @@
 """The bench on which contracts are checked: tiny tasks, models trained once and shared, and labs that watch.
 
-Everything runs on the bundled digits, on the CPU, with one thread; `full` tasks train long enough for a mark to hold,
-`short` ones only as long as it takes to compare two runs bit for bit.
+Everything runs on the bundled digits, on one device, with one thread; `full` tasks train long enough for a mark to
+hold, `short` ones only as long as it takes to compare two runs bit for bit.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from methods.base import Mark, Method
 from orchestrator.configs import configured
+from orchestrator.environment import settle_kernels
 from orchestrator.registry import Registry
 from tasks.architectures import ARCHITECTURES
 from tasks.data import Labelled, Splits
@@ -31,7 +32,6 @@ from tasks.streams import stream
 from tasks.task import Task, resolve_task
 from tasks.trainer import Batch, Recipe, State, Terms, Trained
 
-CPU = torch.device("cpu")
 SEED = 0
 _FEW = {"references": 2, "processed": 0}
 _SHORT = {**_FEW, "samples": 480, "test_samples": 100, "calibration_keys": 10, "epochs": 3, "batch_size": 48}
@@ -89,9 +89,14 @@ def global_state() -> list[Any]:
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global generator is what is watched)
     return [
         torch.get_rng_state(),
+        _gpu_states(),
         [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         random.getstate(),
     ]
+
+
+def _gpu_states() -> list[Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 @contextmanager
@@ -106,7 +111,7 @@ def scrambled(number: int, *, watch: bool = False) -> Iterator[None]:
     Raises:
         ContractBroken: the block drew from a global generator and left it changed.
     """
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    kept = torch.get_rng_state(), np.random.get_state(), random.getstate(), _gpu_states()  # noqa: NPY002
     torch.manual_seed(number)
     np.random.seed(number)  # noqa: NPY002
     random.seed(number)
@@ -118,6 +123,8 @@ def scrambled(number: int, *, watch: bool = False) -> Iterator[None]:
         torch.set_rng_state(kept[0])
         np.random.set_state(kept[1])  # noqa: NPY002
         random.setstate(kept[2])
+        if kept[3]:
+            torch.cuda.set_rng_state_all(kept[3])
     if moved:
         raise ContractBroken("draws from a global generator; draw with generator=lab.stream(...) instead")
 
@@ -128,6 +135,8 @@ def difference(one: Any, other: Any, place: str = "") -> str | None:
     if type(one) is not type(other):
         return f"{where}: {type(one).__name__} against {type(other).__name__}"
     if isinstance(one, Tensor):
+        if one.device != other.device:
+            return f"{where}: on {one.device} against {other.device}"
         if one.dtype != other.dtype or one.shape != other.shape:
             return f"{where}: {one.dtype} {tuple(one.shape)} against {other.dtype} {tuple(other.shape)}"
         same = (one == other) | ((one != one) & (other != other))
@@ -211,17 +220,6 @@ class BenchLab(Lab):
         return super().fit(model, data, watched, *args, **options)
 
 
-def _stand_in(key: str) -> tuple[Labelled, Labelled]:
-    """Return noise in the shape of a data set, training and test part: contracts need no data on this machine."""
-    info, draws = DATASETS[key], stream("contracts", key)
-
-    def part(count: int) -> Labelled:
-        inputs = torch.randint(0, 256, (count, *info.shape), generator=draws, dtype=torch.uint8)
-        return Labelled(inputs, torch.arange(count) % info.classes)
-
-    return part(40 * info.classes), part(10 * info.classes)
-
-
 def restrict(lab: Lab, unmarked: tuple[str, ...], datasets: tuple[str, ...] = ()) -> None:
     """Let a lab hand out only what the plugin declares, as a sweep does."""
     give_model, give_data = lab.unmarked, lab.other
@@ -244,10 +242,13 @@ class Bench:
 
     Args:
         registry: the methods that attacks are tried on.
+        device: `cpu` or `cuda`.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, device: str = "cpu") -> None:
         self.registry = registry
+        self.device = torch.device(device)
+        settle_kernels(device)
         self._made: dict[Any, Any] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="assay-check-")
 
@@ -276,18 +277,28 @@ class Bench:
 
     def splits(self, task: Task) -> Splits:
         """Return the task's data."""
-        return self.once(("splits", task), lambda: task.data(None, SEED, CPU))
+        return self.once(("splits", task), lambda: task.data(None, SEED, self.device))
+
+    def _stand_in(self, key: str) -> tuple[Labelled, Labelled]:
+        """Return noise in the shape of a data set, training and test part: contracts need no data on this machine."""
+        info, draws = DATASETS[key], stream("contracts", key)
+
+        def part(count: int) -> Labelled:
+            inputs = torch.randint(0, 256, (count, *info.shape), generator=draws, dtype=torch.uint8)
+            return Labelled(inputs, torch.arange(count) % info.classes).to(self.device)
+
+        return part(40 * info.classes), part(10 * info.classes)
 
     def lab(self, plugin: str, task: Task, seed: int = SEED, **options: Any) -> BenchLab:
         """Return a lab for one stage of `plugin` on `task`."""
         return BenchLab(
             plugin=plugin,
             seed=seed,
-            device=CPU,
+            device=self.device,
             scratch=options.pop("scratch", None) or self.scratch(),
             train_seed=f"train|{seed}",
             unmarked=lambda role: copy.deepcopy(self.unmarked(task, role)[0]),
-            other=_stand_in,
+            other=self._stand_in,
             **options,
         )
 

@@ -237,7 +237,7 @@ def clean_samples_keep_their_order(bench: Bench, cls: type[Method]) -> None:
 def marked_model_is_plain(bench: Bench, cls: type[Method]) -> None:
     """The released model's state dict loads into a fresh network of the task and gives the same outputs."""
     task, mark = bench.short_task(cls), bench.short_mark(cls)[0]
-    fresh = task.build("fresh")
+    fresh = task.build("fresh").to(bench.device)
     if moved := difference(_shapes(fresh), _shapes(mark.model), "state dict"):
         raise ContractBroken(f"the marked model is not the plain architecture ({moved}); undo surgery in finish()")
     state = mark.model.state_dict()
@@ -319,7 +319,7 @@ def foreign_models_are_judged(bench: Bench, cls: type[Method]) -> None:
         suspects = {other: task.architecture(other), "one class less": _with_classes(task, task.classes - 1)}
     for name, model in suspects.items():
         try:
-            verdict = _verify(cls, model, mark.secret)
+            verdict = _verify(cls, model.to(bench.device), mark.secret)
         except Exception as error:
             text = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ContractBroken(f"a suspect with {name} raises {text}; raise UnsupportedModel in read()") from None

@@ -17,7 +17,12 @@ def prepare(context: Context) -> None:
     """Set this process's threads and determinism; cheap, so it is done before every stage."""
     if torch.get_num_threads() != context.threads:
         torch.set_num_threads(context.threads)
-    if context.device == "cuda":
+    settle_kernels(context.device)
+
+
+def settle_kernels(device: str) -> None:
+    """Let a GPU compute the same bits every time, and float32 where float32 is said; a CPU does so by itself."""
+    if device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False

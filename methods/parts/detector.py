@@ -34,8 +34,9 @@ class Detector(nn.Module):
         return self.layers(shown).squeeze(1)
 
     def tree(self) -> dict[str, Any]:
-        """Return shape and weights as plain values and tensors."""
-        return {"widths": self.widths, "input": self.input_map, "weights": dict(self.state_dict())}
+        """Return shape and weights as plain values and tensors on the CPU."""
+        weights = {name: value.cpu() for name, value in self.state_dict().items()}
+        return {"widths": self.widths, "input": self.input_map, "weights": weights}
 
     @staticmethod
     def from_tree(tree: dict[str, Any], device: torch.device) -> Detector:

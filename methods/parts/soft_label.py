@@ -150,8 +150,8 @@ class SoftLabelMethod(Method):
         hits = [int((detector(predict(lab.unmarked(role), probes)) > 0).sum()) for role in nulls]
         secret |= {
             "detector": detector.tree(),
-            "probes": probes,
-            "negatives": predict(lab.unmarked(judge), probes),
+            "probes": probes.cpu(),
+            "negatives": predict(lab.unmarked(judge), probes).cpu(),
             "null_rates": [count / len(probes) for count in hits],
             "null_bound": calibrated_rate(hits, len(probes), 0.5),  # q0 of T5
         }

@@ -1,0 +1,83 @@
+"""What holds on the CPU holds on a GPU: every promise of every plugin, and whole sweeps that share one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from methods.suspect import Suspect
+from orchestrator.cli import main
+from orchestrator.contracts import run_checks
+from orchestrator.contracts_bench import Bench, laptop
+from orchestrator.registry import Plugin, Registry
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+REGISTRY = Registry()
+# One worker trains every network that a method needs; what is warned of under `error` is an unrepeatable kernel.
+METHODS = sorted(REGISTRY.methods)
+SWEEP: dict[str, Any] = {
+    "name": "shared-gpu",
+    "tasks": ["digits-cnn-mini"],
+    "methods": ["clean", {"uchida": {"allow_weak": True}}, {"null-embedding": {"n_probe": 100, "allow_weak": True}}],
+    "attacks": ["none", "fine-tune", "prune", "distill", "overwrite"],
+    "seeds": 1,
+    "profile": "laptop",
+    "train": {"references": 2, "processed": 0, "calibration_keys": 20, "epochs": 3},
+}
+
+
+@pytest.fixture(scope="session")
+def bench() -> Iterator[Bench]:
+    with Bench(REGISTRY, "cuda") as made:
+        yield made
+
+
+def _broken(bench: Bench, cls: type[Plugin]) -> list[str]:
+    return [f"{result.name}: {result.reason}" for result in run_checks(cls, bench) if not result.ok]
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_method_keeps_its_promises_on_a_gpu(bench: Bench, key: str) -> None:
+    assert _broken(bench, REGISTRY.methods[key]) == []
+
+
+@pytest.mark.parametrize("key", sorted(REGISTRY.attacks))
+def test_an_attack_keeps_its_promises_on_a_gpu(bench: Bench, key: str) -> None:
+    assert _broken(bench, REGISTRY.attacks[key]) == []
+
+
+@pytest.mark.parametrize("key", [key for key in METHODS if REGISTRY.methods[key].access != "nothing"])
+def test_a_mark_made_on_a_gpu_reads_the_same_on_the_cpu(bench: Bench, key: str) -> None:
+    """An owner embeds on a cluster and verifies on a laptop; a score may differ by what a sum's order moves."""
+    cls = REGISTRY.methods[key]
+    mark = bench.marked(cls)
+    method = laptop(cls)
+    there = method.verify(Suspect(mark.model, cls.access, key), mark.secret)
+    here = method.verify(Suspect(mark.model.cpu(), cls.access, key), mark.secret)
+    assert here.detected == there.detected
+    assert here.score == pytest.approx(there.score, abs=0.02)
+
+
+def test_stages_share_a_gpu_and_a_second_sweep_gives_the_same_bits(tmp_path: Path) -> None:
+    """Quarters of one GPU under Ray: no cell fails, and neither neighbours nor order change a digest."""
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump(SWEEP), "utf-8")
+    digests = []
+    for workers in (4, 2):
+        out = tmp_path / f"workers-{workers}"
+        assert main(["run", str(grid), "-o", str(out), "--device", "cuda", "--workers", str(workers), "--json"]) == 0
+        records = [json.loads(path.read_text("utf-8")) for path in (out / "store").glob("??/*/record.json")]
+        assert {record["identity"]["numerics"]["device"] for record in records} == {"cuda"}
+        weights = sorted((out / "store").glob("??/*/*.safetensors"))
+        digests.append({(path.parent.name, path.name): path.read_bytes() for path in weights})
+    assert digests[0] == digests[1]
