@@ -260,8 +260,10 @@ class NullEmbedding(Method):
         """Return the probes put to the suspect; a null answer is compared with the label or the unstamped answer."""
         if not len(secret["labels"]):
             raise UnsupportedModel("null-embedding: no held-out images to probe with")
-        inputs, labels = to_model_input(secret["inputs"]), secret["labels"]
-        targets = labels if metric == "label" else answers_of(suspect, inputs).to(labels.device)
+        # Where the suspect answers: thousands of patterns are stamped on each probe.
+        probes, labels = (secret[name].to(suspect.device) for name in ("inputs", "labels"))
+        inputs = to_model_input(probes)
+        targets = labels if metric == "label" else answers_of(suspect, inputs)
         return Examination(suspect, inputs, targets, labels, secret["extreme"], self.config.true_exclude_target)
 
 

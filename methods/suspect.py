@@ -33,11 +33,15 @@ class Oracle:
         if _RANK[wanted] > _RANK[self.access]:
             raise AccessDenied(f"{self.name} declares access to {self.access}, so it cannot see {wanted}")
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model answers; inputs may come from anywhere, those made there need not be moved."""
+        return next(self.__model.parameters()).device
+
     def _answer(self, inputs: Tensor) -> Tensor:
         self.meter.queries += len(inputs)
-        device = next(self.__model.parameters()).device
         with torch.no_grad(), self.meter.watch(self.__model):
-            chunks = [self.__model(for_answers(chunk.to(device))).float() for chunk in in_chunks(inputs)]
+            chunks = [self.__model(for_answers(chunk.to(self.device))).float() for chunk in in_chunks(inputs)]
         return torch.cat(chunks)
 
     def logits(self, inputs: Tensor) -> Tensor:

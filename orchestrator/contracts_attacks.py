@@ -20,6 +20,7 @@ from orchestrator.contracts_bench import (
     NotTested,
     difference,
     laptop,
+    on_cpu,
     restrict,
     scrambled,
 )
@@ -107,13 +108,15 @@ def runs_on(bench: Bench, cls: type[Attack], method: type[Method]) -> None:
 
     before, held = look(), hold()
     try:
-        _run(bench, cls, method, model=model, data=data)
+        outcome, _ = _run(bench, cls, method, model=model, data=data)
     except ContractBroken:
         raise
     except AssayError as error:
         raise ContractBroken(f"fails on {method.key}: {error}; let supports() say why it does not apply") from None
     if moved := difference(before, look(), "the victim"):
         raise ContractBroken(f"changes the victim marked by {method.key} ({moved}); work on victim.module()")
+    if outcome.rival is not None and (moved := difference(outcome.rival, on_cpu(outcome.rival), "rival")):
+        raise ContractBroken(f"leaves a rival secret of {method.key} that is {moved}; secrets lie on the CPU")
     if difference(held, hold()):
         raise ContractBroken("changes the attacker's data in place, which other attacks share; work on a copy")
 

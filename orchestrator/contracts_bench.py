@@ -152,6 +152,17 @@ def difference(one: Any, other: Any, place: str = "") -> str | None:
     return None if one == other or (one != one and other != other) else f"{where}: {one!r} against {other!r}"
 
 
+def on_cpu(tree: Any) -> Any:
+    """Return a tree with its tensors on the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.cpu()
+    if isinstance(tree, dict):
+        return {key: on_cpu(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map(on_cpu, tree))
+    return tree
+
+
 def _first(found: Iterator[str | None]) -> str | None:
     return next((text for text in found if text), None)
 

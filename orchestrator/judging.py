@@ -41,7 +41,7 @@ class Judge:
         self.key = bench.identity["embed"]
         self.marked = bench.store.record(self.key)["result"]
         calibration = bench.identity.get("calibrate")
-        self.owner = owner(bench.store, method, self.key, calibration, bench.device)
+        self.owner = owner(bench.store, method, self.key, calibration)
         self._points = bench.store.scratch(bench.stage.key) / "probes.json"
         # In the scratch folder, because a resumed attack does not pass its first steps again.
         self.points: list[dict[str, Any]] = json.loads(self._points.read_text("utf-8")) if self._points.exists() else []
@@ -136,17 +136,17 @@ class Judge:
         bench, identity = self.bench, self.bench.identity
         if peers := identity.get("peers"):
             calibration = identity.get("calibrate")
-            owners = [owner(bench.store, self.method, key, calibration, bench.device) for key in peers]
+            owners = [owner(bench.store, self.method, key, calibration) for key in peers]
             models = [lambda key=key: bench.network(key) for key in (*peers, *identity.get("unmarked", {}).values())]
             return cross_verify(self.method, owners, models)
         suspects = {"marked-0": bench.network(self.key), **outcome.suspects}
         return false_claims(self.method, outcome.claims, suspects, self.owner.thresholds)
 
 
-def owner(store: Store, method: Method, embed: str, calibration: str | None, device: torch.device) -> Owner:
+def owner(store: Store, method: Method, embed: str, calibration: str | None) -> Owner:
     """Return the owner of a committed mark: its secret and its decision thresholds."""
     marked = store.record(embed)["result"]
-    secret = store.tree(embed, "secret", device)
+    secret = store.tree(embed, "secret")
     if calibration is None:
         return Owner(secret, Thresholds(**marked["thresholds"]), None)
     null = Null(**store.record(calibration)["result"]["null"])

@@ -111,7 +111,7 @@ def _attack(bench: Bench) -> Product:
     data = bench.splits.attacker_view(attack.config.split)
     judge = Judge(bench, method)
     lab.probe = judge.probe
-    leaked = bench.store.tree(identity["embed"], "secret", bench.device) if attack.leaks_key() else None
+    leaked = bench.store.tree(identity["embed"], "secret") if attack.leaks_key() else None
     victim = Victim(bench.network(identity["embed"]), attack.needs, task, method, lab.meter, leaked)
     try:
         with bench.clock.running():

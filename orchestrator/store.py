@@ -119,9 +119,9 @@ class Store:
         """Return the committed state dict, on `device`."""
         return load_file(str(self.folder(key) / "model.safetensors"), device=str(device))
 
-    def tree(self, key: str, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Return a committed tree (`secret`, `rival`), tensors on `device`."""
-        return load_tree(self.folder(key) / f"{name}.safetensors", device)
+    def tree(self, key: str, name: str) -> dict[str, Any]:
+        """Return a committed tree (`secret`, `rival`), tensors on the CPU, where secrets lie."""
+        return load_tree(self.folder(key) / f"{name}.safetensors")
 
     def has_tree(self, key: str, name: str) -> bool:
         """Return whether a committed stage holds the named tree."""
