@@ -165,6 +165,23 @@ class After(_Chosen):
         return self._figure("r", lambda row: row["rival_score"])
 
     @property
+    def acc_at_end(self) -> Figure:
+        """The accuracy of the network that the attacker trained, by the curve's last point.
+
+        Not `acc` where training diverged: there the attacker is left with the network that it stole.
+        """
+
+        def summary(points: Sequence[Mapping[str, float]], row: Row) -> float | None:
+            return points[-1]["main"] if points else None
+
+        return Figure(f"acc at the end({self.name})", self.choices, accuracy=True, curve="attack", summary=summary)
+
+    @property
+    def rival_or_none(self) -> Figure:
+        """The score of the attacker's own claim; 0 where training diverged, so that there is nothing to claim by."""
+        return self._figure("r", lambda row: 0.0 if row["rival_score"] is None else row["rival_score"])
+
+    @property
     def p(self) -> Figure:
         """The p-value of the owner's reading."""
         return self._figure("p", lambda row: row["p_after"])

@@ -61,6 +61,7 @@ def agreeing(after: After) -> Expression:
     return least((after.reads("null_agreement"), after.reads("true")), f"s by agreement({after.name})")
 
 
+_PLAIN_PIRATE: Final = pirated(LARGE, "sgd", 0.01)
 PIRATED: Final = until_pirated("victim")
 FROM_SCRATCH: Final = until_pirated("scratch")
 _MOVED = NULL.after("transfer", "other signs", target="gtsrb17", head="replace", mode="all", recovery="retrain_head")
@@ -85,15 +86,16 @@ CLAIMS: Final = (
         "S2-2",
         "A pirate without tricks ruins the model and does not get in",
         on=(M28, C32),
-        tests=(pirated(LARGE, "sgd", 0.01).acc <= 0.3, pirated(LARGE, "sgd", 0.01).rival <= 0.5),
+        tests=(_PLAIN_PIRATE.acc_at_end <= 0.3, _PLAIN_PIRATE.rival_or_none <= 0.5),
         reports=(
             pirated(NULL, "sgd", 0.01).acc,
             pirated(NULL, "sgd", 0.01).rival,
-            pirated(LARGE, "sgd", 0.01, max(EPOCHS), "scratch").acc,
+            pirated(LARGE, "sgd", 0.01, max(EPOCHS), "scratch").acc_at_end,
         ),
         published=(printed("null_embedding/3", stage="after", metric=("main_acc", "wm_acc", "pirate_wm_acc")),),
-        note="Plain SGD at 0.01, no clipping, lambda 2000; beside it lambda 2000/255, and what the same optimiser "
-        "trains from scratch on the same images in 30 epochs; where that collapses too, not the theft fails.",
+        note="Plain SGD at 0.01, no clipping, lambda 2000, and the network that it trains, if it diverges as well; "
+        "beside it lambda 2000/255, and what the same optimiser trains from scratch on the same images in 30 epochs: "
+        "where that collapses too, not the theft fails.",
     ),
     Claim(
         "S2-3",

@@ -270,6 +270,19 @@ def test_claims_are_counted_in_the_curve_of_their_scores():
     assert PRUNED.share_of_claims("unmarked", 0.5).measure(cells, TASK).missing
 
 
+def test_a_pirate_whose_training_diverges_has_ruined_its_network_and_claims_nothing():
+    points = [
+        {"stage_key": "attack-0", "stage": "attack", "curve": "attack", "step": step, "metric": "main", "value": v}
+        for step, v in ((1, 0.4), (2, 0.1))
+    ]
+    cells = Cells(victims(0.9, attack_key="attack-0", rival_score=None), points)
+    assert only(PRUNED.acc_at_end, cells) == 0.1
+    assert only(PRUNED.acc, cells) == 0.96  # the stolen copy
+    assert only(PRUNED.rival_or_none, cells) == 0
+    assert not PRUNED.acc_at_end.measure(Cells(victims(0.9)), TASK).by_victim
+    assert only(PRUNED.rival_or_none, Cells(victims(0.9, rival_score=0.6))) == 0.6
+
+
 def test_the_mean_of_a_training_curve():
     points = [
         {"stage_key": "embed-0", "stage": "embed", "curve": "train", "step": step, "metric": "perturbed", "value": v}
