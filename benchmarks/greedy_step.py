@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from methods.greedy_residuals import GreedyResiduals
+from orchestrator.environment import require
 from tasks.data import Labelled, Party
 from tasks.errors import AssayError, BadInput
 from tasks.lab import Lab
@@ -86,11 +87,12 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=64, help="batch size (default: 64)")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn (default: 4)")
     parser.add_argument("--repetitions", type=int, default=5, help="turns (default: 5)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
+        require(arguments.device)
         task = resolve_task(arguments.task, "paper", {"epochs": 1, "batch_size": arguments.batch, "augment": "none"})
         if task.info.kind != "image":
             raise BadInput(f"--task: {task.key} holds {task.info.kind}; the benchmark draws images")

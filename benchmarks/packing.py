@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from orchestrator.environment import require
 from tasks.data import Labelled
 from tasks.errors import AssayError
 from tasks.recipe import Recipe
@@ -70,11 +71,12 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments = parser.parse_args()
     settings = {"epochs": 1, "batch_size": arguments.batch, "augment": "none", "precision": arguments.precision}
     try:
+        require(arguments.device)
         tasks = [resolve_task(key, "paper", settings) for key in arguments.tasks]
     except AssayError as why:
         print(f"error: {why}", file=sys.stderr)

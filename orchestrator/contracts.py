@@ -20,6 +20,7 @@ from orchestrator.contracts_attacks import ATTACK_CHECKS
 from orchestrator.contracts_bench import Bench, ContractBroken, NotTested
 from orchestrator.contracts_common import COMMON_CHECKS
 from orchestrator.contracts_methods import METHOD_CHECKS
+from orchestrator.environment import require
 from orchestrator.registry import Plugin, Registry, load_plugin, plugin_classes
 from tasks.errors import BadInput
 
@@ -114,8 +115,7 @@ def check_file(
     if not classes:
         raise BadInput(f"plugin {path}: defines no subclass of methods.base.Method or attacks.base.Attack")
     results = []
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: torch finds no CUDA device here (allowed: auto, cpu)")
+    require(device)
     with Bench(registry, device) as bench:
         for result in itertools.chain.from_iterable(run_checks(cls, bench) for cls in classes):
             results.append(result)

@@ -11,6 +11,7 @@ import torch
 
 from orchestrator.bench import Context
 from orchestrator.keys import content_key
+from tasks.errors import BadInput
 
 
 def prepare(context: Context) -> None:
@@ -27,6 +28,16 @@ def settle_kernels(device: str) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False  # `fp32` means fp32: permuted networks must agree to 1e-5
+
+
+def require(device: str) -> None:
+    """Insist that a device is on this machine.
+
+    Raises:
+        BadInput: it is a GPU, and there is none.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(f"--device {device}: torch finds no CUDA device here; take cpu")
 
 
 @lru_cache(maxsize=1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from orchestrator.contracts import COMMON_CHECKS, checks_of, run_check
+import pytest
+import torch
+
+from orchestrator.contracts import COMMON_CHECKS, check_file, checks_of, run_check
 from orchestrator.contracts_attacks import runs_on, runs_or_says_why
 from orchestrator.contracts_bench import Bench, NotTested
 from orchestrator.contracts_methods import (
@@ -14,6 +17,7 @@ from orchestrator.contracts_methods import (
     wrong_secret_is_not_detected,
 )
 from orchestrator.registry import Registry
+from tasks.errors import BadInput
 
 REGISTRY = Registry()
 _FULLY_TRAINED = (
@@ -74,3 +78,9 @@ def test_every_check_states_its_promise():
         for check in checks:
             assert check.__doc__
             assert check.__doc__.splitlines()[0].rstrip().endswith("."), check.__name__
+
+
+def test_a_gpu_that_is_not_there_is_said_in_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="--device cuda: torch finds no CUDA device"):
+        check_file(Path("methods/uchida.py"), device="cuda")
