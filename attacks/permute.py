@@ -4,8 +4,8 @@ Paper: the neuron permutation attack of the greedy-residuals paper (Liu, Weng, Z
     https://proceedings.mlr.press/v139/liu21x.html); "feature permutation" of SoK, https://arxiv.org/abs/2108.04974
 Access: weights; no data.
 Differs from the paper: the layers that read the moved channels are permuted too, which the paper does not mention but
-    its threat model demands; `carrier` moves the rows and the columns of the marked layer, because a mark averaged over
-    rows is blind to their order.
+    its threat model demands; `carrier` moves the columns of the marked layer as well, because a mark averaged over rows
+    is blind to their order; `carrier-rows` moves its kernels alone, as the paper's table does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from tasks.task import Task
 class Config(AttackConfig):
     """Settings of the permutation."""
 
-    targets: str = "all"  # all; carrier: the layers that the method is known to use; or layers' names joined by "+"
+    # all; carrier: the layers that the method is known to use; carrier-rows: the channels that those layers produce,
+    # not the ones that they read; or layers' names joined by "+"
+    targets: str = "all"
     n_nodes: Annotated[int, Field(ge=2)] | Literal["all"] = "all"  # how many channels of a group change places
 
 

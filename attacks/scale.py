@@ -33,7 +33,9 @@ class Config(AttackConfig):
     factor: float = Field(2.0, gt=0)  # δ of the constant law
     low: float = Field(0.1, gt=0)  # the range of the log-uniform law
     high: float = Field(10.0, gt=0)
-    targets: str = "all"  # all; carrier: the layers that the method is known to use; or layers' names joined by "+"
+    # all; carrier: the layers that the method is known to use; carrier-rows: the channels that those layers produce,
+    # not the ones that they read; or layers' names joined by "+"
+    targets: str = "all"
     # auto: all that follow. plain: between layers without batch norm. bn_stats: what a batch norm reads: the weights
     # before it and its running statistics. bn_affine: what it produces: its gamma and beta and the weights after it.
     variant: Literal["auto", "plain", "bn_affine", "bn_stats"] = "auto"

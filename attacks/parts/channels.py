@@ -187,7 +187,7 @@ def _epsilon(model: nn.Module, member: Member) -> float:
 
 def no_carrier(targets: str, task: Task, method: Method) -> str | None:
     """Return why the target `carrier` means nothing for a method, or None."""
-    if targets == "carrier" and not method.carrier_layers(task):
+    if targets in ("carrier", "carrier-rows") and not method.carrier_layers(task):
         return f"{method.key} names no carrier layer; its mark is not read by position"
     return None
 
@@ -197,15 +197,21 @@ def targeted(groups: Sequence[Group], targets: str, task: Task, method: Method, 
 
     Args:
         groups: the network's.
-        targets: `all`; `carrier`: the layers that the method is known to use; or layers' names joined by "+".
+        targets: `all`; `carrier`: the layers that the method is known to use; `carrier-rows`: the channels that those
+            layers produce, not the ones that they read; or layers' names joined by "+".
         task, method: the victim's.
         action: for the error's text, e.g. `permute`.
 
     Raises:
         UnsupportedModel: there is none.
     """
-    named = method.carrier_layers(task) if targets == "carrier" else targets.split("+")
-    chosen = [group for group in groups if targets == "all" or {*named} & {member.module for member in group.members}]
+    known = targets in ("carrier", "carrier-rows")
+    named = {*(method.carrier_layers(task) if known else targets.split("+"))}
+
+    def touched(group: Group) -> bool:
+        return bool(named & {m.module for m in group.members if targets != "carrier-rows" or m.role == "producer"})
+
+    chosen = [group for group in groups if targets == "all" or touched(group)]
     if not chosen:
         found = ", ".join(group.name for group in groups) or "none"
         raise UnsupportedModel(f"targets: nothing to {action} at {targets!r} (groups led by: {found})")

@@ -21,7 +21,8 @@ def moved(mark: Marked, lr: float) -> After:
 
 def permuted(nodes: int | str) -> After:
     """Let kernels of the layer that carries the bits change places, or `all` channels of every layer."""
-    return GREEDY.after("permute", f"permute {nodes}", targets="all" if nodes == "all" else "carrier", n_nodes=nodes)
+    targets = "all" if nodes == "all" else "carrier-rows"
+    return GREEDY.after("permute", f"permute {nodes}", targets=targets, n_nodes=nodes)
 
 
 def scaled(factor: float) -> After:

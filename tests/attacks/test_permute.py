@@ -73,6 +73,17 @@ def test_carrier_moves_the_groups_of_that_layer_alone(field: Any) -> None:
     assert not moved & {"fc1.bias", "fc2.weight", "fc2.bias"}
 
 
+def test_carrier_rows_moves_what_that_layer_produces_alone(field: Any) -> None:
+    before = field.model.state_dict()
+    after = field.run(Permute, targets="carrier-rows", n_nodes=2).surrogate.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"conv2.weight", "fc1.weight", "bn2.running_var"} <= moved
+    assert not moved & {"conv1.weight", "conv1.bias", "fc1.bias", "fc2.weight", "fc2.bias"}
+    # Two kernels changed places and no more: their inputs are where they were.
+    rows = (before["conv2.weight"] != after["conv2.weight"]).flatten(1).any(1).nonzero().flatten()
+    assert torch.equal(before["conv2.weight"][rows.flip(0)], after["conv2.weight"][rows])
+
+
 def test_named_layers_and_names_that_do_not_exist(field: Any) -> None:
     before = field.model.state_dict()
     after = field.run(Permute, targets="fc2").surrogate.state_dict()
@@ -90,6 +101,7 @@ def test_groups_with_too_few_channels_are_noted(field: Any) -> None:
 
 
 def test_carrier_needs_a_method_that_names_one(field: Any) -> None:
-    attack = Permute(Config(targets="carrier"))
-    assert "no carrier layer" in str(attack.supports(field.task, field.TriggerMark(MethodConfig())))
-    assert attack.supports(field.task, field.SignMark(MethodConfig())) is None
+    for targets in ("carrier", "carrier-rows"):
+        attack = Permute(Config(targets=targets))
+        assert "no carrier layer" in str(attack.supports(field.task, field.TriggerMark(MethodConfig())))
+        assert attack.supports(field.task, field.SignMark(MethodConfig())) is None
