@@ -2,10 +2,10 @@
 
     python benchmarks/kill.py [--drivers 20] [--workers 20] [--nodes 1] [--seed 0] [--json]
 
-One sweep runs undisturbed. Then the driver of a second one is killed (-9) at random moments and started again each
-time; the workers of a third one are killed at random moments while it runs; a fourth one loses nodes of a cluster of
-three. Every one must end with the rows of the first, bit for bit but for timings; no stage that was committed before a
-kill may be computed again. Exit status 1 otherwise.
+One sweep runs undisturbed in one process, without Ray. Then the driver of a second one is killed (-9) at random moments
+and started again each time; the workers of a third one are killed at random moments while it runs; a fourth one loses
+nodes of a cluster of three. Every one must end with the rows of the first, bit for bit but for timings; no stage that
+was committed before a kill may be computed again. Exit status 1 otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -37,8 +38,8 @@ CHECKPOINT_S = 0.2  # stages take about a second here; rolling checkpoints must 
 MOST_S = 6.0  # a kill comes at most this long after the first stage of a driver has begun
 
 
-def run_here(grid: Path, out: Path, address: str | None = None) -> None:
-    """Run the sweep in this process, as `assay run` does but for the checkpoints' interval."""
+def run_here(grid: Path, out: Path, address: str | None = None, executor: Literal["tune", "inline"] = "tune") -> None:
+    """Run the sweep from this process, as `assay run` does but for the checkpoints' interval."""
     from orchestrator.bench import Context
     from orchestrator.driver import Options
     from orchestrator.grid import parse
@@ -51,9 +52,18 @@ def run_here(grid: Path, out: Path, address: str | None = None) -> None:
     parsed = parse(str(grid), registry)
     plan = build_plan(parsed, registry, None, "cpu", 1)
     out.mkdir(parents=True, exist_ok=True)
-    options = Options(workers=2 if address is None else None, pack_s=2.0, address=address)
+    workers = 2 if address is None else None
+    options = Options(workers=workers, pack_s=2.0, address=address, executor=executor)
     with Progress(plan, out, quiet=True) as progress:
         run_sweep(plan, parsed, Context(str(out), checkpoint_s=CHECKPOINT_S), options, progress)
+
+
+def drive(grid: Path, out: Path, arguments: argparse.Namespace) -> None:
+    """Be one of the drivers."""
+    if "--nodes" in sys.argv:
+        on_cluster(grid, out, arguments.nodes)
+    else:
+        run_here(grid, out, executor="inline" if arguments.inline else "tune")
 
 
 def start(grid: Path, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -192,13 +202,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--sweep", nargs=2, metavar=("GRID", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--inline", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.sweep:
         grid, out = map(Path, arguments.sweep)
-        if "--nodes" in sys.argv:
-            on_cluster(grid, out, arguments.nodes)
-        else:
-            run_here(grid, out)
+        drive(grid, out, arguments)
         return 0
     chance = random.Random(arguments.seed)  # noqa: S311 -- moments of kills, no secret
     results: dict[str, dict[str, int]] = {}
@@ -206,7 +214,7 @@ def main() -> int:
         folder = Path(name)
         grid = folder / "killed.yaml"
         grid.write_text(yaml.safe_dump(GRID), "utf-8")
-        finish(start(grid, folder / "undisturbed"))
+        finish(start(grid, folder / "undisturbed", "--inline"))
         if arguments.drivers:
             results["drivers"] = dict(kill_drivers(grid, folder / "drivers", arguments.drivers, chance))
         if arguments.workers:

@@ -166,22 +166,23 @@ def alive_with(marker: str) -> dict[int, str]:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_ended_driver_leaves_no_process_and_the_next_one_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ASSAY_TEST_MARK", str(tmp_path))  # inherited by all that Ray starts
-    first = sweep_process(tmp_path, sleep=30.0, count=4)
-    wait_for(lambda: len(simulated.executions(tmp_path)) >= 2)
-    started = time.monotonic()
-    first.send_signal(how)
-    out, _ = first.communicate(timeout=60)
-    assert out == "", "nothing of Ray's on standard output"
-    while left := alive_with(str(tmp_path)):
-        assert time.monotonic() - started < 30.0, f"still alive: {left}"
-        time.sleep(0.2)
+    for how in (signal.SIGINT, signal.SIGKILL):
+        ran = len(simulated.executions(tmp_path))
+        driver = sweep_process(tmp_path, sleep=30.0, count=4)
+        wait_for(lambda ran=ran: len(simulated.executions(tmp_path)) >= ran + 2)
+        started = time.monotonic()
+        driver.send_signal(how)
+        out, _ = driver.communicate(timeout=60)
+        assert out == "", "nothing of Ray's on standard output"
+        while left := alive_with(str(tmp_path)):
+            assert time.monotonic() - started < 30.0, f"still alive after {how!r}: {left}"
+            time.sleep(0.2)
     before = Store(tmp_path / "store").committed_keys()
-    second = sweep_process(tmp_path, sleep=0.0, count=4)  # `sleep_s` is part of a stage's key: four new stages
-    _, errors = second.communicate(timeout=200)
-    assert second.returncode == 0, errors
+    last = sweep_process(tmp_path, sleep=0.0, count=4)  # `sleep_s` is part of a stage's key: four new stages
+    _, errors = last.communicate(timeout=200)
+    assert last.returncode == 0, errors
     assert len(Store(tmp_path / "store").committed_keys() - before) == 4
