@@ -27,6 +27,7 @@ _LEGEND: Final = (
     "useless: more lost, not verified; failed: more lost and verified",
     "'paper:' and 'SoK:' say whether the mark verifies at the paper's own and at SoK's threshold, where strict says "
     "otherwise; 'rival': the attacker's own claim; k/n counts cells",
+    "unverified before: in the victim itself, before any attack, the mark did not verify; removed says nothing then",
     "pointless: the attacker's data alone, without the victim, give a model at least as accurate",
 )
 
@@ -117,6 +118,7 @@ def _cell(group: pd.DataFrame, usual: int, notes: _Notes) -> str:
     count = victims.nunique()
     parts = [
         _outcome(done),
+        *_unverified(done),
         *_pointless(done),
         numbers,
         *_verdicts(done),
@@ -125,6 +127,13 @@ def _cell(group: pd.DataFrame, usual: int, notes: _Notes) -> str:
         marks,
     ]
     return " ".join(part for part in parts if part)
+
+
+def _unverified(done: pd.DataFrame) -> Iterator[str]:
+    """Return that victims did not carry a verified mark to begin with, if so."""
+    known = done["detected_before"].dropna()
+    if no := int((~known.astype(bool)).sum()):
+        yield "unverified before" if no == len(known) else f"unverified before {no}/{len(known)}"
 
 
 def _pointless(done: pd.DataFrame) -> Iterator[str]:

@@ -66,6 +66,16 @@ def test_other_verdicts_are_shown_only_where_they_differ():
     assert text == "removed 96.0 · 55.0 SoK: yes"
 
 
+def test_a_mark_that_was_never_there_is_not_called_removed_alone():
+    rows = [
+        make_row(victim_seed=s, attack="prune", outcome="removed", detected_before=s > 0, detected_after=False)
+        for s in range(2)
+    ]
+    assert cell(sweep(*rows), "ingrain", "prune").startswith("removed unverified before 1/2 ")
+    assert cell(sweep(rows[0]), "ingrain", "prune").startswith("removed unverified before ")
+    assert "unverified" not in cell(sweep(rows[1]), "ingrain", "prune")
+
+
 def test_attacks_that_gain_nothing_over_their_own_data_are_marked():
     rows = [make_row(victim_seed=s, attack="distill", metrics={"pointless": float(s == 0)}) for s in range(2)]
     assert " pointless 1/2 " in cell(sweep(*rows), "ingrain", "distill")
