@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from results import mlflow_mirror, mlflow_runs
@@ -149,13 +147,12 @@ def test_a_mirror_follows_the_sweep_and_sync_finds_it_complete(out):
 
 
 def test_a_dead_server_neither_blocks_nor_fails_the_sweep(out):
-    begin = time.monotonic()
     mirror = Mirror(out, NOWHERE)
     for row in cells():
         mirror.put(row)
-    mirror.close(20)
-    assert time.monotonic() - begin < 20
+    mirror.close()
     assert mirror.problem is not None
+    assert "not finished within" not in mirror.problem, "it gives up by itself"
     assert "assay mlflow sync" in mirror.problem
     assert "\n" not in mirror.problem
     assert "secret" not in mirror.problem
