@@ -15,6 +15,8 @@ from tasks.task import Task
 
 Role = Literal["producer", "carrier", "consumer"]
 
+_CARRIER = ("carrier", "carrier-rows")  # targets that stand for the layers that a method is known to use
+
 
 @dataclass(frozen=True)
 class Member:
@@ -186,8 +188,8 @@ def _epsilon(model: nn.Module, member: Member) -> float:
 
 
 def no_carrier(targets: str, task: Task, method: Method) -> str | None:
-    """Return why the target `carrier` means nothing for a method, or None."""
-    if targets in ("carrier", "carrier-rows") and not method.carrier_layers(task):
+    """Return why the targets `carrier` and `carrier-rows` mean nothing for a method, or None."""
+    if targets in _CARRIER and not method.carrier_layers(task):
         return f"{method.key} names no carrier layer; its mark is not read by position"
     return None
 
@@ -205,8 +207,7 @@ def targeted(groups: Sequence[Group], targets: str, task: Task, method: Method, 
     Raises:
         UnsupportedModel: there is none.
     """
-    known = targets in ("carrier", "carrier-rows")
-    named = {*(method.carrier_layers(task) if known else targets.split("+"))}
+    named = {*(method.carrier_layers(task) if targets in _CARRIER else targets.split("+"))}
 
     def touched(group: Group) -> bool:
         return bool(named & {m.module for m in group.members if targets != "carrier-rows" or m.role == "producer"})
@@ -214,5 +215,6 @@ def targeted(groups: Sequence[Group], targets: str, task: Task, method: Method, 
     chosen = [group for group in groups if targets == "all" or touched(group)]
     if not chosen:
         found = ", ".join(group.name for group in groups) or "none"
-        raise UnsupportedModel(f"targets: nothing to {action} at {targets!r} (groups led by: {found})")
+        allowed = f"all, {', '.join(_CARRIER)}, or layers of the groups led by: {found}"
+        raise UnsupportedModel(f"targets: nothing to {action} at {targets!r} (allowed: {allowed})")
     return chosen
