@@ -131,7 +131,7 @@ def _cell(group: pd.DataFrame, usual: int, notes: _Notes) -> str:
 
 def _unverified(done: pd.DataFrame) -> Iterator[str]:
     """Return that victims did not carry a verified mark to begin with, if so."""
-    known = done["detected_before"].dropna()
+    known = done.loc[done["outcome"].notna(), "detected_before"].dropna()  # an unmarked model has no outcome
     if no := int((~known.astype(bool)).sum()):
         yield "unverified before" if no == len(known) else f"unverified before {no}/{len(known)}"
 

@@ -74,6 +74,8 @@ def test_a_mark_that_was_never_there_is_not_called_removed_alone():
     assert cell(sweep(*rows), "ingrain", "prune").startswith("removed unverified before 1/2 ")
     assert cell(sweep(rows[0]), "ingrain", "prune").startswith("removed unverified before ")
     assert "unverified" not in cell(sweep(rows[1]), "ingrain", "prune")
+    unmarked = make_row(method="clean", attack="prune", outcome=None, detected_before=False, detected_after=False)
+    assert "unverified" not in cell(sweep(unmarked), "clean", "prune")
 
 
 def test_attacks_that_gain_nothing_over_their_own_data_are_marked():
