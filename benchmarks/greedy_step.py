@@ -7,6 +7,10 @@ One thread on the CPU; random images of the task's shape, so no data set is need
 marked ones train in turns; a turn's ratio is of times that lie side by side, the table shows the median and the span.
 
 Goal: a marked step takes at most 1.15 times an unmarked one. Exit status 1 if it is missed.
+
+Met on the CPU (ResNet-18, batches of 64: joint .957, separate .986). A fast GPU waits for Python there, some 8 ms a
+step, and then counts kernels instead of sums: one H200, medians of 12 turns, joint 1.16 and 1.19, separate 1.28 and
+1.19; one H100, joint 1.15.
 """
 
 from __future__ import annotations

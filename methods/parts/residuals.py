@@ -94,10 +94,10 @@ def _named(layer: str, sizes: Mapping[str, int]) -> str:
 
 
 @lru_cache(maxsize=32)
-def widths(inputs: int, outputs: int, device: torch.device) -> Tensor:
-    """Return how many inputs each output averages: sigma (outputs,), float64 (Eq. 7)."""
+def widths(inputs: int, outputs: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return how many inputs each output averages: sigma (outputs,), on a device, in a type (Eq. 7)."""
     t = torch.arange(outputs, device=device)
-    return (-(-(t + 1) * inputs // outputs) - t * inputs // outputs).double()
+    return (-(-(t + 1) * inputs // outputs) - t * inputs // outputs).to(dtype)
 
 
 class _Pool(torch.autograd.Function):
@@ -116,9 +116,9 @@ class _Pool(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (g,) = gradients
         inputs, outputs = ctx.inputs, len(g)
-        shares = g / widths(inputs, outputs, g.device).to(g.dtype)
+        shares = g / widths(inputs, outputs, g.device, g.dtype)
         mean = F.adaptive_avg_pool1d(shares[None, None], inputs)[0, 0]
-        return mean * widths(outputs, inputs, g.device).to(g.dtype), None
+        return mean * widths(outputs, inputs, g.device, g.dtype), None
 
 
 def extract(weight: Tensor, bits: int, row_len: int, *, truncate: bool = False) -> Tensor:
@@ -142,10 +142,9 @@ def selection(gamma: Tensor, eta: float) -> Tensor:
     """Return which cells of each row are among its largest by magnitude, bool (bits, row_len); ties: lower index."""
     magnitude = gamma.detach().abs()
     count = selected_count(gamma.shape[1], eta)
-    least = magnitude.topk(count, dim=1, sorted=True).values[:, -1:]
-    above, tied = magnitude > least, magnitude == least
-    room = count - above.sum(1, keepdim=True)
-    return above | (tied & (tied.cumsum(1) <= room))
+    # Stable, so that ties go to the lower index; few kernels, as every training step pays for each.
+    chosen = magnitude.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(magnitude, dtype=torch.bool).scatter_(1, chosen, True)
 
 
 def residuals(gamma: Tensor, eta: float) -> Tensor:
