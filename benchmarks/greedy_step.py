@@ -8,7 +8,7 @@ marked ones train in turns; a turn's ratio is of times that lie side by side, th
 
 Goal: a marked step takes at most 1.15 times an unmarked one. Exit status 1 if it is missed.
 
-Met on the CPU (ResNet-18, batches of 64: joint .957, separate .986). A fast GPU waits for Python there, some 8 ms a
+Met on the CPU (ResNet-18, batches of 64: joint 1.00, separate 1.04). A fast GPU waits for Python there, some 8 ms a
 step, and then counts kernels instead of sums: one H200, medians of 12 turns, joint 1.16 and 1.19, separate 1.28 and
 1.19; one H100, joint 1.15.
 """
