@@ -100,7 +100,7 @@ class Figure(Expression):
                     keys += [row["cell_key"] for row, _ in known]
             if values:
                 return Measured(values, tuple(keys), (), found.remarks)
-            reasons.append(f"{choice.label}: {self.text} was not measured")
+            reasons.insert(0, f"{choice.label}: {self.text} was not measured")  # nearer than a cell that is not there
         return Measured({}, missing=(reasons[0],))
 
     def _value(self, cells: Cells, row: Row) -> float | None:

@@ -233,6 +233,30 @@ def test_a_rival_counts_only_in_a_model_of_use():
     assert only(best_rival(after.values(), "OW"), cells) == 0.9
 
 
+def test_the_overwriter_of_s4_6_has_the_owners_strength():
+    def overwritten(strength, score):
+        config = {"eta": 0.5, "start": "scratch", "strength": strength}
+        return [
+            row(
+                cell_key=f"{strength} {epochs}",
+                method="greedy-residuals",
+                method_config=config,
+                attack="overwrite",
+                attack_config={"mode": "with_data", "lr": "last", "epochs": epochs},
+                main_before=0.9,
+                main_after=0.9,
+                score_after=score,
+                rival_score=1.5 - score,
+            )
+            for epochs in (4, 40, 80)
+        ]
+
+    (s4_6,) = (claim for claim in CLAIMS if claim.id == "S4-6")
+    tuned, fixed = overwritten("auto", 0.5), overwritten(0.877, 1.0)
+    assert [only(part.value, Cells([*tuned, *fixed])) for part in s4_6.tests] == [1.0, 0.5]
+    assert all(part.value.measure(Cells(tuned), TASK).missing for part in s4_6.tests)
+
+
 def test_reach_ends_at_the_first_loss():
     cells, after = attacked((1, 1.0), (1, 0.96), (1, 0.9), (1, 0.97))
     assert only(reach(after, "PR", 0.95), cells) == 0.1
