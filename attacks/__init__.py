@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attacks.base import Attack
-from attacks.cross_verify import CrossVerify
-from attacks.distill import Distill
-from attacks.expand import Expand
-from attacks.extract import Extract
-from attacks.false_claim import FalseClaim
-from attacks.fine_tune import FineTune
-from attacks.forge import Forge
-from attacks.neural_cleanse import NeuralCleanse
-from attacks.neuron_prune import NeuronPrune
-from attacks.none import NoAttack
-from attacks.overwrite import Overwrite
-from attacks.permute import Permute
-from attacks.piracy import Piracy
-from attacks.prune import Prune
-from attacks.prune_retrain import PruneRetrain
-from attacks.round import Round
-from attacks.scale import Scale
-from attacks.transfer import Transfer
+from assay.attacks.base import Attack
+from assay.attacks.cross_verify import CrossVerify
+from assay.attacks.distill import Distill
+from assay.attacks.expand import Expand
+from assay.attacks.extract import Extract
+from assay.attacks.false_claim import FalseClaim
+from assay.attacks.fine_tune import FineTune
+from assay.attacks.forge import Forge
+from assay.attacks.neural_cleanse import NeuralCleanse
+from assay.attacks.neuron_prune import NeuronPrune
+from assay.attacks.none import NoAttack
+from assay.attacks.overwrite import Overwrite
+from assay.attacks.permute import Permute
+from assay.attacks.piracy import Piracy
+from assay.attacks.prune import Prune
+from assay.attacks.prune_retrain import PruneRetrain
+from assay.attacks.round import Round
+from assay.attacks.scale import Scale
+from assay.attacks.transfer import Transfer
 
 ATTACKS: Mapping[str, type[Attack]] = {
     cls.key: cls

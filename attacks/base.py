@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
-from methods.base import Method, Secret
-from methods.suspect import Access, Oracle
-from tasks.data import Labelled, Party, SplitMode
-from tasks.lab import Lab
-from tasks.meter import Meter
-from tasks.schedule import Frozen, Schedule
-from tasks.task import Task
+from assay.methods.base import Method, Secret
+from assay.methods.suspect import Access, Oracle
+from assay.tasks.data.splits import Labelled, Party, SplitMode
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.schedule import Frozen, Schedule
 
 Structure = Literal["same", "changed", "other_arch"]
 Recovery = Literal["none", "original_head", "retrain_head"]

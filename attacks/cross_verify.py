@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from methods.base import Method
-from tasks.data import Party, SplitMode
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.methods.base import Method
+from assay.tasks.data.splits import Party, SplitMode
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 
 class Config(AttackConfig):

@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.students import Student, fresh_student, unfit_student
-from attacks.parts.training import divergence, from_scratch, needs_samples, probes, relabelled
-from methods.base import Method
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.meter import Meter
-from tasks.recipe import Batch, Recipe, Terms
-from tasks.schedule import Schedule
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.students import Student, fresh_student, unfit_student
+from assay.attacks.parts.training import divergence, from_scratch, needs_samples, probes, relabelled
+from assay.methods.base import Method
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.schedule import Schedule
 
 Reduction = Literal["batch", "wrt"]
 

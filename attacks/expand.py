@@ -20,14 +20,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.low_rank import Factors, Scheme, channel_factors, full_rank, rank_for, recompose, spatial_factors
-from methods.base import Method
-from tasks.data import Party, in_chunks, to_model_input
-from tasks.lab import Lab
-from tasks.meter import Meter
-from tasks.norms import refresh_statistics
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.low_rank import (
+    Factors,
+    Scheme,
+    channel_factors,
+    full_rank,
+    rank_for,
+    recompose,
+    spatial_factors,
+)
+from assay.methods.base import Method
+from assay.tasks.data.splits import Party, in_chunks, to_model_input
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.norms import refresh_statistics
 
 Responses = tuple[Tensor, Tensor]
 

@@ -16,17 +16,17 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.students import Student, fresh_student, unfit_student
-from attacks.parts.training import divergence, needs_samples, probes
-from methods.base import Method
-from tasks.augment import Batches
-from tasks.data import Labelled, Party, validation_size
-from tasks.errors import unknown
-from tasks.lab import Lab
-from tasks.other import QUERIES, QUERIES_STAND_IN, Noise, adapt, noise_images, noise_tokens, shares_images
-from tasks.sources import DATASETS
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.students import Student, fresh_student, unfit_student
+from assay.attacks.parts.training import divergence, needs_samples, probes
+from assay.methods.base import Method
+from assay.tasks.data.other import QUERIES, QUERIES_STAND_IN, Noise, adapt, noise_images, noise_tokens, shares_images
+from assay.tasks.data.sources import DATASETS
+from assay.tasks.data.splits import Labelled, Party, validation_size
+from assay.tasks.errors import unknown
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.augment import Batches
 
 _HELD_OUT = 0.05  # of the queries; the attacker has no true labels to choose an epoch by
 _ONE_SIDED = 0.9  # share of one class above which answers teach little
@@ -37,7 +37,9 @@ class Config(AttackConfig):
 
     source: Literal["in_dist", "ood", "noise"] = "in_dist"
     budget: float = Field(1.0, gt=0)  # queries, relative to the owner's training samples (paper: 1.28 to 12.75)
-    ood: str | None = None  # key of the data set behind source ood; None: the paper's, or a stand-in (`tasks.other`)
+    ood: str | None = (
+        None  # key of the data set behind source ood; None: the paper's, or a stand-in (`tasks.data.other`)
+    )
     stand_in: bool = False  # a stand-in even where the paper names a data set
     noise: Noise = "uniform"
     requery_augmented: bool = False  # images are asked again, shifted and mirrored, until the budget is spent

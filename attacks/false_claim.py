@@ -22,14 +22,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.training import FineTuning, fine_tuning
-from methods.base import Method, Secret, lab_for_key
-from methods.suspect import Suspect
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
-from tasks.trainer import predict
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.training import FineTuning, fine_tuning
+from assay.methods.base import Method, Secret, lab_for_key
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.trainer import predict
 
 _AT_ONCE = 50  # keys drawn together: a thousand trigger sets would not fit in memory
 

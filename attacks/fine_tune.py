@@ -18,9 +18,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.graph import logit_layer
-from attacks.parts.training import (
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.graph import logit_layer
+from assay.attacks.parts.training import (
     Factors,
     FineTuning,
     Labels,
@@ -33,11 +33,11 @@ from attacks.parts.training import (
     reset,
     share_of_epochs,
 )
-from methods.base import Method
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.schedule import Schedule
-from tasks.task import Task
+from assay.methods.base import Method
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Schedule
 
 Rate = Annotated[float, Field(ge=0)]
 _EPOCHS = {"usp_csp": 100, "null_embedding": 100, "ingrain": 25, "wrt": 5}

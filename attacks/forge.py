@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.training import fine_tuning, needs_samples, share_of_epochs
-from methods.base import Forgery, Method
-from methods.suspect import Suspect
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.training import fine_tuning, needs_samples, share_of_epochs
+from assay.methods.base import Forgery, Method
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 _PASSPORTS = ("random", "reverse", "near")
 

@@ -18,14 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.base import Attack, Outcome, Victim
-from attacks.parts.training import divergence, fine_tuning, needs_samples, probes
-from attacks.parts.trigger_removal import Unlearning, prune_excited
-from attacks.parts.trigger_search import SearchConfig, Trigger, anomaly, search_triggers
-from methods.base import Method
-from tasks.data import Labelled, Party
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.attacks.base import Attack, Outcome, Victim
+from assay.attacks.parts.training import divergence, fine_tuning, needs_samples, probes
+from assay.attacks.parts.trigger_removal import Unlearning, prune_excited
+from assay.attacks.parts.trigger_search import SearchConfig, Trigger, anomaly, search_triggers
+from assay.methods.base import Method
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 FEW_CLASSES = 8  # below, the median of the norms means little
 

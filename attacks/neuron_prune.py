@@ -15,11 +15,11 @@ from typing import ClassVar
 from pydantic import Field
 from torch import nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.channels import Group, cut
-from attacks.parts.neurons import Scope, prune_neurons
-from tasks.data import Party
-from tasks.lab import Lab
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.channels import Group, cut
+from assay.attacks.parts.neurons import Scope, prune_neurons
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
 
 
 class Config(AttackConfig):

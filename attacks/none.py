@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from attacks.base import Attack, Outcome, Victim
-from tasks.data import Party
-from tasks.lab import Lab
+from assay.attacks.base import Attack, Outcome, Victim
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
 
 
 class NoAttack(Attack):

@@ -18,16 +18,16 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.embedding import EmbeddingLab, Wrapped
-from attacks.parts.training import freeze_statistics, learning_rate, needs_samples, relabelled
-from methods.base import Mark, Method
-from tasks.data import Labelled, Party
-from tasks.errors import AssayError, Diverged, UnsupportedModel
-from tasks.lab import Lab
-from tasks.recipe import Batch, Recipe, Terms
-from tasks.schedule import Schedule
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.embedding import EmbeddingLab, Wrapped
+from assay.attacks.parts.training import freeze_statistics, learning_rate, needs_samples, relabelled
+from assay.methods.base import Mark, Method
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.errors import AssayError, Diverged, UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.schedule import Schedule
 
 MOST_EPOCHS = 20  # where no source states how long an attacker embeds
 

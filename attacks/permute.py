@@ -16,13 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.channels import no_carrier, permute, targeted
-from attacks.parts.graph import channel_groups
-from methods.base import Method
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.channels import no_carrier, permute, targeted
+from assay.attacks.parts.graph import channel_groups
+from assay.methods.base import Method
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 
 class Config(AttackConfig):

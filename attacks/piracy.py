@@ -17,18 +17,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.embedding import Clipped, EmbeddingLab
-from attacks.parts.training import LearningRate, learning_rate, needs_samples
-from methods.base import Mark, Method
-from methods.suspect import Suspect
-from tasks.checkpoint import load_tree, save_tree
-from tasks.data import Party, SplitMode
-from tasks.errors import Diverged, UnsupportedModel
-from tasks.lab import Lab
-from tasks.schedule import Schedule
-from tasks.task import Task
-from tasks.trainer import Observer, evaluate
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.embedding import Clipped, EmbeddingLab
+from assay.attacks.parts.training import LearningRate, learning_rate, needs_samples
+from assay.methods.base import Mark, Method
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import Party, SplitMode
+from assay.tasks.errors import Diverged, UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.checkpoint import load_tree, save_tree
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Observer, evaluate
 
 _ADAM = 1e-3  # the rate of the attackers that use Adam
 

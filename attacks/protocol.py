@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from attacks.base import Kind
+from assay.attacks.base import Kind
 
 MAX_LOSS = 0.05  # SoK's largest stealing loss: five percentage points, one-sided
 

@@ -14,10 +14,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.pruning import Scope, prune_weights
-from tasks.data import Party
-from tasks.lab import Lab
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.pruning import Scope, prune_weights
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
 
 
 class Config(AttackConfig):

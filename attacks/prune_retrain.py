@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.neurons import prune_neurons
-from attacks.parts.pruning import Scope, prune_weights
-from attacks.parts.training import (
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.neurons import prune_neurons
+from assay.attacks.parts.pruning import Scope, prune_weights
+from assay.attacks.parts.training import (
     FineTuning,
     divergence,
     fine_tuning,
@@ -26,10 +26,10 @@ from attacks.parts.training import (
     probes,
     share_of_epochs,
 )
-from methods.base import Method
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.methods.base import Method
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 _EPOCHS = {"usp_csp": 100, "ingrain": 25}
 

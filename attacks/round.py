@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from tasks.data import Party
-from tasks.lab import Lab
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
 
 
 class Config(AttackConfig):

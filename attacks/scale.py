@@ -17,13 +17,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from attacks.parts.channels import Group, no_carrier, scale, targeted
-from attacks.parts.graph import scaling_groups
-from methods.base import Method
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.parts.channels import Group, no_carrier, scale, targeted
+from assay.attacks.parts.graph import scaling_groups
+from assay.methods.base import Method
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 
 class Config(AttackConfig):

@@ -19,19 +19,26 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from attacks.base import Adapted, Attack, AttackConfig, Outcome, Recovery, Victim
-from attacks.parts.graph import logit_layer
-from attacks.parts.heads import Part, fresh_head, layers, repeats_added, trained_layers, with_head
-from attacks.parts.training import FineTuning, divergence, fine_tuning, needs_samples, only_trainable, share_of_epochs
-from methods.base import Method
-from tasks.data import Labelled, Party
-from tasks.errors import unknown
-from tasks.lab import Lab
-from tasks.other import TRANSFER, TRANSFER_STAND_IN, adapt, classes_of, held_out, shares_images
-from tasks.schedule import Schedule
-from tasks.sources import DATASETS
-from tasks.task import Task
-from tasks.trainer import Trained
+from assay.attacks.base import Adapted, Attack, AttackConfig, Outcome, Recovery, Victim
+from assay.attacks.parts.graph import logit_layer
+from assay.attacks.parts.heads import Part, fresh_head, layers, repeats_added, trained_layers, with_head
+from assay.attacks.parts.training import (
+    FineTuning,
+    divergence,
+    fine_tuning,
+    needs_samples,
+    only_trainable,
+    share_of_epochs,
+)
+from assay.methods.base import Method
+from assay.tasks.data.other import TRANSFER, TRANSFER_STAND_IN, adapt, classes_of, held_out, shares_images
+from assay.tasks.data.sources import DATASETS
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.errors import unknown
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Trained
 
 Probe = Callable[[int, nn.Module], None]
 _EPOCHS = {"null_embedding": 200, "greedy_residuals": 100}

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from tasks.errors import AssayError
-from tasks.recipe import Recipe
-from tasks.task import Task, resolve_task
-from tasks.trainer import evaluate, fit
+from assay.tasks.errors import AssayError
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.recipe import Recipe
+from assay.tasks.training.trainer import evaluate, fit
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How fast `tasks.trainer.fit` trains each architecture: against a DataLoader loop and the peak, and in bf16.
+"""How fast `tasks.training.trainer.fit` trains each architecture: against a DataLoader loop and the peak, and in bf16.
 
     python benchmarks/architectures.py [KEY ...] [--batch 32] [--steps 3] [--repetitions 3] [--device cpu] [--json]
 
@@ -27,11 +27,11 @@ import torch
 from torch import nn
 from trainer import with_fit, with_loader
 
-from orchestrator.cost import size
-from tasks.architectures import ARCHITECTURES, kind_of
-from tasks.data import Labelled
-from tasks.schedule import Schedule
-from tasks.task import Task, resolve_task
+from assay.orchestrator.planning.cost import size
+from assay.tasks.data.splits import Labelled
+from assay.tasks.networks.architectures import ARCHITECTURES, kind_of
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.schedule import Schedule
 
 SHAPES = {"conv2-fc2": "mnist", "deepid": "youtube_faces", "lenet5": "mnist", "conv6-fc3": "gtsrb", "lstm": "trec"}
 LEAST_AGAINST_LOADER = 0.95

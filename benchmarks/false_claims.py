@@ -22,11 +22,11 @@ from typing import Any
 
 import yaml
 
-from methods import METHODS
-from methods.verdict import STRICT_ALPHA
-from orchestrator.cli import main as assay
-from results.parquet import read_records
-from results.statistics import clopper_pearson
+from assay.methods import METHODS
+from assay.methods.verdict import STRICT_ALPHA
+from assay.orchestrator.command.cli import main as assay
+from assay.results.parquet import read_records
+from assay.results.statistics import clopper_pearson
 
 RULES = ("paper", "sok", "strict")
 

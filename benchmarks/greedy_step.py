@@ -26,14 +26,14 @@ from pathlib import Path
 
 import torch
 
-from methods.greedy_residuals import GreedyResiduals
-from orchestrator.environment import require
-from tasks.data import Labelled, Party
-from tasks.errors import AssayError, BadInput
-from tasks.lab import Lab
-from tasks.recipe import Recipe
-from tasks.task import Task, resolve_task
-from tasks.trainer import fit
+from assay.methods.greedy_residuals import GreedyResiduals
+from assay.orchestrator.work.environment import require
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.errors import AssayError, BadInput
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.recipe import Recipe
+from assay.tasks.training.trainer import fit
 
 GOAL = 1.15
 

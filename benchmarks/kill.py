@@ -40,13 +40,13 @@ MOST_S = 6.0  # a kill comes at most this long after the first stage of a driver
 
 def run_here(grid: Path, out: Path, address: str | None = None, executor: Literal["tune", "inline"] = "tune") -> None:
     """Run the sweep from this process, as `assay run` does but for the checkpoints' interval."""
-    from orchestrator.bench import Context
-    from orchestrator.driver import Options
-    from orchestrator.grid import parse
-    from orchestrator.planner import build_plan
-    from orchestrator.progress import Progress
-    from orchestrator.registry import Registry
-    from orchestrator.sweep import run_sweep
+    from assay.orchestrator.command.progress import Progress
+    from assay.orchestrator.execution.driver import Options
+    from assay.orchestrator.execution.sweep import run_sweep
+    from assay.orchestrator.planning.grid import parse
+    from assay.orchestrator.planning.planner import build_plan
+    from assay.orchestrator.planning.registry import Registry
+    from assay.orchestrator.work.bench import Context
 
     registry = Registry([])
     parsed = parse(str(grid), registry)
@@ -180,7 +180,7 @@ def compare(undisturbed: Path, out: Path) -> dict[str, int]:
     """Return how the rows of two sweeps differ."""
     import pyarrow.parquet as pq
 
-    from results.parquet import rows_equal
+    from assay.results.parquet import rows_equal
 
     keys = [
         pq.read_table(folder / "rows.parquet", columns=["cell_key"])[0].to_pylist() for folder in (undisturbed, out)

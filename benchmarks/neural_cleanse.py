@@ -19,18 +19,18 @@ from pathlib import Path
 
 import torch
 
-from attacks.base import Victim
-from attacks.neural_cleanse import NeuralCleanse
-from methods.base import MethodConfig
-from methods.clean import Clean
-from tasks.data import Labelled, Splits, split
-from tasks.errors import MissingData
-from tasks.lab import Lab
-from tasks.numerics import settle
-from tasks.recipe import Recipe
-from tasks.streams import stream
-from tasks.task import Task, resolve_task
-from tasks.trainer import evaluate, fit
+from assay.attacks.base import Victim
+from assay.attacks.neural_cleanse import NeuralCleanse
+from assay.methods.base import MethodConfig
+from assay.methods.clean import Clean
+from assay.tasks.data.splits import Labelled, Splits, split
+from assay.tasks.errors import MissingData
+from assay.tasks.lab import Lab
+from assay.tasks.streams import stream
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.numerics import settle
+from assay.tasks.training.recipe import Recipe
+from assay.tasks.training.trainer import evaluate, fit
 
 GOAL_S = 600.0
 CPU = torch.device("cpu")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from attacks.base import Attack, AttackConfig, Outcome, Victim
-from methods.base import Mark, Method, MethodConfig, Secret
-from methods.suspect import Suspect
-from methods.verdict import Thresholds, Verdict
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.methods.base import Mark, Method, MethodConfig, Secret
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import Thresholds, Verdict
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 
 class NoopMethod(Method):

@@ -47,9 +47,9 @@ def grid(folder: Path, cells: int) -> Path:
 
 def planning(path: Path) -> float:
     """Return the seconds that parsing and planning take, imports not counted."""
-    from orchestrator.grid import parse
-    from orchestrator.planner import build_plan
-    from orchestrator.registry import Registry
+    from assay.orchestrator.planning.grid import parse
+    from assay.orchestrator.planning.planner import build_plan
+    from assay.orchestrator.planning.registry import Registry
 
     registry = Registry([HERE / "noop_plugin.py"])
     started = time.perf_counter()
@@ -59,11 +59,11 @@ def planning(path: Path) -> float:
 
 def sweep(path: Path, out: Path, workers: int, *more: str) -> dict[str, float]:
     """Run the grid in a process of its own; return milliseconds per attack stage and the driver's memory."""
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(path), "-o", str(out), "--json"]
+    command = [sys.executable, "-m", "assay.orchestrator.command.cli", "run", str(path), "-o", str(out), "--json"]
     command += ["--plugin", str(HERE / "noop_plugin.py"), "--workers", str(workers), "--device", "cpu", *more]
     code = (
         "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
-        "try: runpy.run_module('orchestrator.cli', run_name='__main__')\n"
+        "try: runpy.run_module('assay.orchestrator.command.cli', run_name='__main__')\n"
         "finally: print('MEMORY', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
     )
     started = time.perf_counter()

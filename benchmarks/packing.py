@@ -8,7 +8,7 @@ warm-up, and the slowest one's time counts. Goal on a GPU: two to four processes
 one (a training step of a small network is too short for Python to keep a GPU busy). Exit status 1 if it is missed.
 
 One H100, float32, batches of 128: ResNet-18 118, 171 and 172 steps per second with 1, 2 and 4 processes (1.45 times);
-ResNet-8 201 and 624 with 1 and 4 (3.1 times). Hence the halves and quarters of `orchestrator.driver.RESOURCES`.
+ResNet-8 201 and 624 with 1 and 4 (3.1 times). Hence the halves and quarters of `RESOURCES`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from orchestrator.environment import require
-from tasks.data import Labelled
-from tasks.errors import AssayError
-from tasks.recipe import Recipe
-from tasks.task import Task, resolve_task
-from tasks.trainer import fit
+from assay.orchestrator.work.environment import require
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import AssayError
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.recipe import Recipe
+from assay.tasks.training.trainer import fit
 
 GOAL = 1.3
 _START_S = 120

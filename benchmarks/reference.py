@@ -13,14 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from orchestrator.grid import parse
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
-from orchestrator.rows import Rows
-from orchestrator.store import Store, write_json
-from results.errors import ResultsError
-from results.parquet import write_curves, write_rows
-from tasks.errors import AssayError
+from assay.orchestrator.execution.rows import Rows
+from assay.orchestrator.planning.grid import parse
+from assay.orchestrator.planning.planner import build_plan
+from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.store import Store, write_json
+from assay.results.errors import ResultsError
+from assay.results.parquet import write_curves, write_rows
+from assay.tasks.errors import AssayError
 
 HERE = Path(__file__).resolve().parents[1] / "results" / "reference"
 

@@ -1,4 +1,4 @@
-"""How fast `tasks.trainer.fit` is, next to a plain DataLoader loop and to a bare loop over tensors.
+"""How fast `tasks.training.trainer.fit` is, next to a plain DataLoader loop and to a bare loop over tensors.
 
 All three train the same network on the same images with the same batch size, optimiser and augmentation, on one thread,
 in one process and in turns; the table shows medians over the turns. The memory layout is the task's own for `fit` and
@@ -28,12 +28,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
-from tasks.data import Labelled
-from tasks.errors import AssayError
-from tasks.recipe import Recipe
-from tasks.schedule import Schedule
-from tasks.task import Task, resolve_task
-from tasks.trainer import build_optimizer, fit
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import AssayError
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.recipe import Recipe
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import build_optimizer, fit
 
 AGAINST_LOADER = {"none": 1.7, "crop-flip": 2.5}
 AGAINST_BARE = 1.1

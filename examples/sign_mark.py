@@ -8,11 +8,11 @@ Differs from the paper: none known; a fixed number of weights in secret places c
 import torch
 from pydantic import Field
 
-from methods.base import Method, MethodConfig
-from methods.parts.statistics import binomial_tail
-from methods.verdict import Verdict
-from tasks.errors import UnsupportedModel
-from tasks.trainer import Recipe
+from assay.methods.base import Method, MethodConfig
+from assay.methods.parts.statistics import binomial_tail
+from assay.methods.verdict import Verdict
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.training.trainer import Recipe
 
 
 class Config(MethodConfig):

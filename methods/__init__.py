@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from methods.adi import Adi
-from methods.base import Method
-from methods.clean import Clean
-from methods.csp import CSP
-from methods.deepipr import DeepIPR
-from methods.fcw_direct import FCWDirect
-from methods.fcw_invisible import FCWInvisible
-from methods.greedy_residuals import GreedyResiduals
-from methods.ingrain import Ingrain
-from methods.null_embedding import NullEmbedding
-from methods.uchida import Uchida
-from methods.usp import USP
+from assay.methods.adi import Adi
+from assay.methods.base import Method
+from assay.methods.clean import Clean
+from assay.methods.csp import CSP
+from assay.methods.deepipr import DeepIPR
+from assay.methods.fcw_direct import FCWDirect
+from assay.methods.fcw_invisible import FCWInvisible
+from assay.methods.greedy_residuals import GreedyResiduals
+from assay.methods.ingrain import Ingrain
+from assay.methods.null_embedding import NullEmbedding
+from assay.methods.uchida import Uchida
+from assay.methods.usp import USP
 
 METHODS: Mapping[str, type[Method]] = {
     cls.key: cls

@@ -15,20 +15,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from methods.base import Method, MethodConfig, Secret, lab_for_key
-from methods.parts.forging import relabel
-from methods.parts.mixing import KeyBatches, MixKeys
-from methods.parts.signature import committed, opens
-from methods.parts.statistics import binomial_tail, fisher_control
-from methods.parts.triggers import abstract_images
-from methods.suspect import Suspect
-from methods.verdict import Verdict
-from tasks.data import Party
-from tasks.errors import CapacityError
-from tasks.lab import Lab
-from tasks.schedule import Schedule
-from tasks.task import Task
-from tasks.trainer import Recipe
+from assay.methods.base import Method, MethodConfig, Secret, lab_for_key
+from assay.methods.parts.forging import relabel
+from assay.methods.parts.mixing import KeyBatches, MixKeys
+from assay.methods.parts.signature import committed, opens
+from assay.methods.parts.statistics import binomial_tail, fisher_control
+from assay.methods.parts.triggers import abstract_images
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import Verdict
+from assay.tasks.data.splits import Party
+from assay.tasks.errors import CapacityError
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Recipe
 
 
 class Config(MethodConfig):

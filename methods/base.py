@@ -12,20 +12,20 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from methods.parts.calibration import Null, calibrate, null_distribution
-from methods.parts.forging import Forgery as Forgery
-from methods.parts.forging import adversarial_secret, contradiction
-from methods.suspect import Access, Suspect
-from methods.verdict import Thresholds, Verdict
-from tasks.data import Party
-from tasks.errors import AssayError, Diverged, NotEmbedded, UnsupportedModel
-from tasks.lab import Lab
-from tasks.schedule import Frozen, Schedule
-from tasks.task import Task
-from tasks.trainer import Recipe
+from assay.methods.parts.calibration import Null, calibrate, null_distribution
+from assay.methods.parts.forging import Forgery as Forgery
+from assay.methods.parts.forging import adversarial_secret, contradiction
+from assay.methods.suspect import Access, Suspect
+from assay.methods.verdict import Thresholds, Verdict
+from assay.tasks.data.splits import Party
+from assay.tasks.errors import AssayError, Diverged, NotEmbedded, UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Frozen, Schedule
+from assay.tasks.training.trainer import Recipe
 
 Secret = dict[str, Any]
-"""A tree of tensors, numbers, strings and bytes (what `tasks.checkpoint.save_tree` stores)."""
+"""A tree of tensors, numbers, strings and bytes (what `tasks.training.checkpoint.save_tree` stores)."""
 
 Family = Literal["bits", "triggers", "detector", "keys"]
 

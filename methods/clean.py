@@ -7,12 +7,12 @@ Differs from the paper: not applicable.
 
 from __future__ import annotations
 
-from methods.base import Mark, Method, Secret
-from methods.suspect import Suspect
-from methods.verdict import Thresholds, Verdict
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
+from assay.methods.base import Mark, Method, Secret
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import Thresholds, Verdict
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
 
 
 class Clean(Method):

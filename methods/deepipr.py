@@ -22,10 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.base import Mark, Method, MethodConfig, Secret, lab_for_key
-from methods.parts.forging import Forgery
-from methods.parts.mixing import KeyBatches
-from methods.parts.passport import (
+from assay.methods.base import Mark, Method, MethodConfig, Secret, lab_for_key
+from assay.methods.parts.forging import Forgery
+from assay.methods.parts.mixing import KeyBatches
+from assay.methods.parts.passport import (
     PassportLayer,
     fidelity_gap,
     matched_signs,
@@ -35,7 +35,7 @@ from methods.parts.passport import (
     signature,
     text_bits,
 )
-from methods.parts.passport_forging import (
+from assay.methods.parts.passport_forging import (
     ForgingRecipe,
     FreeAffine,
     NearPassports,
@@ -43,18 +43,18 @@ from methods.parts.passport_forging import (
     flipped,
     signs_of,
 )
-from methods.parts.passport_sites import KeyType, Material, Site, choose_sites, find_sites
-from methods.parts.signature import committed, opens
-from methods.parts.statistics import binomial_tail
-from methods.parts.triggers import abstract_images
-from methods.suspect import Suspect
-from methods.verdict import Verdict
-from tasks.data import Labelled, Party, to_model_input
-from tasks.errors import AssayError, NotEmbedded, UnsupportedModel
-from tasks.lab import Lab
-from tasks.schedule import Schedule
-from tasks.task import Task
-from tasks.trainer import Batch, Recipe, Terms
+from assay.methods.parts.passport_sites import KeyType, Material, Site, choose_sites, find_sites
+from assay.methods.parts.signature import committed, opens
+from assay.methods.parts.statistics import binomial_tail
+from assay.methods.parts.triggers import abstract_images
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import Verdict
+from assay.tasks.data.splits import Labelled, Party, to_model_input
+from assay.tasks.errors import AssayError, NotEmbedded, UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Batch, Recipe, Terms
 
 RESERVED = 100  # held-out images that passports may be made of; the fidelity check uses others
 

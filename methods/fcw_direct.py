@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.parts.function_coupled import CoupledConfig, CoupledMethod
-from tasks.task import Task
+from assay.methods.families.function_coupled import CoupledConfig, CoupledMethod
+from assay.tasks.task import Task
 
 WHITE = 1.0  # 255 of the paper
 

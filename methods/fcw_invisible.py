@@ -13,7 +13,7 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from methods.parts.function_coupled import CoupledConfig, CoupledMethod
+from assay.methods.families.function_coupled import CoupledConfig, CoupledMethod
 
 
 class Config(CoupledConfig):

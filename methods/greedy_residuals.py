@@ -20,19 +20,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Mark, Method, MethodConfig, Secret
-from methods.parts.carrier import carrier
-from methods.parts.residuals import Carriers, choose, hinge, residuals_of, selected_count
-from methods.parts.signature import Scheme, bits, is_signed, signed_key
-from methods.parts.statistics import binomial_tail, least_hits
-from methods.suspect import Suspect
-from methods.verdict import STRICT_ALPHA, Verdict
-from tasks.data import Party
-from tasks.errors import UnsupportedModel
-from tasks.lab import Lab
-from tasks.recipe import Batch, Recipe, Terms
-from tasks.schedule import Schedule
-from tasks.task import Task
+from assay.methods.base import Mark, Method, MethodConfig, Secret
+from assay.methods.parts.carrier import carrier
+from assay.methods.parts.residuals import Carriers, choose, hinge, residuals_of, selected_count
+from assay.methods.parts.signature import Scheme, bits, is_signed, signed_key
+from assay.methods.parts.statistics import binomial_tail, least_hits
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import STRICT_ALPHA, Verdict
+from assay.tasks.data.splits import Party
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.schedule import Schedule
 
 _GRINDING = 2.0**40  # signatures that a determined claimant can try
 

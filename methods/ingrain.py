@@ -20,17 +20,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Secret
-from methods.parts.capacity import CarrierConfig, CarrierMethod, Memorise, carriers_of
-from methods.parts.carriers import Union
-from methods.parts.signature import canonical_bytes, committed
-from tasks.data import Labelled, Party
-from tasks.errors import Diverged
-from tasks.lab import Lab
-from tasks.recipe import Batch, Recipe, Terms
-from tasks.schedule import Schedule
-from tasks.task import Task
-from tasks.trainer import evaluate, predict
+from assay.methods.base import Secret
+from assay.methods.families.capacity import CarrierConfig, CarrierMethod, Memorise, carriers_of
+from assay.methods.parts.carriers import Union
+from assay.methods.parts.signature import canonical_bytes, committed
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.errors import Diverged
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import evaluate, predict
 
 
 class Config(CarrierConfig):

@@ -24,19 +24,19 @@ import torch
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
 from torch import nn
 
-from methods.base import Mark, Method, MethodConfig, Secret
-from methods.parts.dual import Examination, Pattern, answers_of, pattern, stamp
-from methods.parts.redraw import redraw_p_value
-from methods.parts.signature import SIGNATURE_BYTES, Scheme, is_signed, random_bytes, signed_key
-from methods.suspect import Suspect
-from methods.verdict import Verdict
-from tasks.data import Party, to_model_input
-from tasks.errors import NotEmbedded, UnsupportedModel
-from tasks.lab import Lab
-from tasks.schedule import Schedule
-from tasks.streams import stream
-from tasks.task import Task
-from tasks.trainer import Batch, Recipe
+from assay.methods.base import Mark, Method, MethodConfig, Secret
+from assay.methods.parts.dual import Examination, Pattern, answers_of, pattern, stamp
+from assay.methods.parts.redraw import redraw_p_value
+from assay.methods.parts.signature import SIGNATURE_BYTES, Scheme, is_signed, random_bytes, signed_key
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import Verdict
+from assay.tasks.data.splits import Party, to_model_input
+from assay.tasks.errors import NotEmbedded, UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.streams import stream
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Batch, Recipe
 
 _HARMLESS_EXTREME = 50.0  # batch statistics survive patterns up to about this lambda
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)

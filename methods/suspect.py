@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tasks.data import for_answers, in_chunks
-from tasks.errors import AccessDenied
-from tasks.meter import Meter
+from assay.tasks.data.splits import for_answers, in_chunks
+from assay.tasks.errors import AccessDenied
+from assay.tasks.training.meter import Meter
 
 Access = Literal["weights", "logits", "labels", "nothing"]
 _RANK = {"nothing": 0, "labels": 1, "logits": 2, "weights": 3}

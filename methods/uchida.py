@@ -18,17 +18,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from methods.base import Method, MethodConfig, Secret, lab_for_key
-from methods.parts.carrier import carrier, carrier_name, mean_filter
-from methods.parts.forging import solve_projection
-from methods.parts.statistics import binomial_tail
-from methods.suspect import Suspect
-from methods.verdict import Verdict
-from tasks.data import Party
-from tasks.errors import UnsupportedModel
-from tasks.lab import Lab
-from tasks.task import Task
-from tasks.trainer import Batch, Recipe, Terms
+from assay.methods.base import Method, MethodConfig, Secret, lab_for_key
+from assay.methods.parts.carrier import carrier, carrier_name, mean_filter
+from assay.methods.parts.forging import solve_projection
+from assay.methods.parts.statistics import binomial_tail
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import Verdict
+from assay.tasks.data.splits import Party
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.trainer import Batch, Recipe, Terms
 
 Law = Literal["random", "direct", "diff"]
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from methods.base import Secret
-from methods.parts.signature import random_bytes
-from methods.parts.soft_label import SoftLabelConfig, SoftLabelMethod, SoftLabelRecipe
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.task import Task
-from tasks.trainer import Recipe
+from assay.methods.base import Secret
+from assay.methods.families.soft_label import SoftLabelConfig, SoftLabelMethod, SoftLabelRecipe
+from assay.methods.parts.signature import random_bytes
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.trainer import Recipe
 
 
 class USPConfig(SoftLabelConfig):

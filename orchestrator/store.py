@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from orchestrator.keys import SCHEMA
-from tasks.checkpoint import load_tree, save_tree
+from assay.orchestrator.keys import SCHEMA
+from assay.tasks.training.checkpoint import load_tree, save_tree
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from results.errors import ResultsError
+from assay.results.errors import ResultsError
 
 
 @lru_cache(maxsize=65536)

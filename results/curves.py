@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from results import configs
+from assay.results import configs
 
 COLUMNS: Final = (
     "task", "method", "method_config", "attack", "series", "x_name", "x", "main", "score", "rival", "victim_seed",

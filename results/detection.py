@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from results import configs
-from results.render import Keys, Table
-from results.statistics import auc, wilson
+from assay.results import configs
+from assay.results.render import Keys, Table
+from assay.results.statistics import auc, wilson
 
 UNMARKED = "clean"  # the method whose models carry no mark
 _LEGEND = (

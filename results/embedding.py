@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from results import configs
-from results.render import Keys, Table, percent
-from results.statistics import Mean, over_victims
+from assay.results import configs
+from assay.results.render import Keys, Table, percent
+from assay.results.statistics import Mean, over_victims
 
 _UNMARKED = "clean"
 _LEGEND = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from results.errors import unknown
+from assay.results.errors import unknown
 
 Row = dict[str, Any]
 

@@ -21,10 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from results.errors import ResultsError
-from results.mlflow_runs import Writer
-from results.parquet import read_curves, read_records
-from results.schema import CURVES_FILE, ROWS_FILE
+from assay.results.errors import ResultsError
+from assay.results.mlflow_runs import Writer
+from assay.results.parquet import read_curves, read_records
+from assay.results.schema import CURVES_FILE, ROWS_FILE
 
 UI_PORT: Final = 5000
 _LAST: Final = None  # what `close` puts behind the last row

@@ -18,9 +18,9 @@ from typing import Any, Final
 import pandas as pd
 import pyarrow as pa
 
-from results.configs import flat, label, show, varying
-from results.mlflow_bulk import NewRun, Point, inserter, log
-from results.schema import ROW
+from assay.results.configs import flat, label, show, varying
+from assay.results.mlflow_bulk import NewRun, Point, inserter, log
+from assay.results.schema import ROW
 
 CURVE_POINTS: Final = 100  # a curve is thinned to so many points; Parquet holds them all
 _VALUE: Final = 6000  # characters of a parameter, likewise

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import pandas as pd
 
-from results.configs import natural, same
-from results.errors import ResultsError, unknown
+from assay.results.configs import natural, same
+from assay.results.errors import ResultsError, unknown
 
 PAPERS: Final = ("function_coupled", "greedy_residuals", "ingrain", "null_embedding", "usp_csp")
 COLUMNS: Final = (
@@ -34,7 +34,7 @@ def load(paper: str) -> pd.DataFrame:
     """
     if paper not in PAPERS:
         raise unknown("paper", paper, PAPERS)
-    source = resources.files("results.published") / f"{paper}.csv"
+    source = resources.files("assay.results.published") / f"{paper}.csv"
     with source.open(encoding="utf-8") as file:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     if tuple(frame.columns) != COLUMNS:

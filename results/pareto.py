@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from results import configs
-from results.render import Keys, Table
-from results.statistics import over_victims
+from assay.results import configs
+from assay.results.render import Keys, Table
+from assay.results.statistics import over_victims
 
 MAX_LOSS = 0.05  # the largest loss of accuracy of an attack that succeeds, one-sided
 _LEGEND = (

@@ -13,8 +13,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from results.errors import ResultsError, unknown
-from results.schema import CURVE, CURVE_ORDER, CURVES_FILE, OUTCOMES, ROW, ROWS_FILE, STAGES, STATUSES, TIMING_COLUMNS
+from assay.results.errors import ResultsError, unknown
+from assay.results.schema import (
+    CURVE,
+    CURVE_ORDER,
+    CURVES_FILE,
+    OUTCOMES,
+    ROW,
+    ROWS_FILE,
+    STAGES,
+    STATUSES,
+    TIMING_COLUMNS,
+)
 
 _CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"status": STATUSES, "outcome": OUTCOMES, "stage": STAGES}
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from results.errors import unknown
-from results.statistics import Mean
+from assay.results.errors import unknown
+from assay.results.statistics import Mean
 
 Format = Literal["md", "latex", "csv", "html"]
 Keys = tuple[str, ...]

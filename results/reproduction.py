@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from results import papers
-from results.configs import flat, label, varying
-from results.render import Keys, Table, percent
-from results.statistics import Mean, over_victims
+from assay.results import papers
+from assay.results.configs import flat, label, varying
+from assay.results.render import Keys, Table, percent
+from assay.results.statistics import Mean, over_victims
 
 _NOT_TESTED: Final = "not tested"
 _COLUMNS: Final = ("task", "method", "attack", "metric", "published", "measured", "n", "diff", "elsewhere", "cells")

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import pandas as pd
 
-from results import configs
-from results.render import Format, Keys, Table, percent, render
-from results.reproduction import published
-from results.schema import OUTCOMES, STATUSES
-from results.statistics import over_victims
+from assay.results import configs
+from assay.results.render import Format, Keys, Table, percent, render
+from assay.results.reproduction import published
+from assay.results.schema import OUTCOMES, STATUSES
+from assay.results.statistics import over_victims
 
 __all__ = ["Format", "Table", "matrix", "published", "render", "summary"]
 

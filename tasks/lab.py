@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from tasks.data import Labelled
-from tasks.meter import Meter
-from tasks.schedule import Schedule
-from tasks.streams import stream
-from tasks.trainer import Observer, Recipe, Rolling, Trained, fit
+from assay.tasks.data.splits import Labelled
+from assay.tasks.streams import stream
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Observer, Recipe, Rolling, Trained, fit
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Lab:
         select: Literal["last", "val_best"] = "last",
         observers: Sequence[Observer] = (),
     ) -> Trained:
-        """Train with the one loop (`tasks.trainer.fit`), counted, resumable and recorded as curves under `name`."""
+        """Train with the one loop (`trainer.fit`), counted, resumable and recorded as curves under `name`."""
         result = fit(
             model.to(self.device),
             data,

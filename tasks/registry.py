@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from tasks.errors import BadInput
+from assay.tasks.errors import BadInput
 
 V = TypeVar("V")
 

@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tasks.architectures import ARCHITECTURES, Normalize, kind_of
-from tasks.data import ATTACKER_SHARE, Splits, split
-from tasks.errors import BadInput, UnsupportedModel, nearest, unknown
-from tasks.schedule import Frozen, Schedule, parse, prefix
-from tasks.schedules import settings
-from tasks.sources import DATASETS, DatasetInfo, load
-from tasks.streams import global_stream
+from assay.tasks.data.sources import DATASETS, DatasetInfo, load
+from assay.tasks.data.splits import ATTACKER_SHARE, Splits, split
+from assay.tasks.errors import BadInput, UnsupportedModel, nearest, unknown
+from assay.tasks.networks.architectures import ARCHITECTURES, Normalize, kind_of
+from assay.tasks.streams import global_stream
+from assay.tasks.training.schedule import Frozen, Schedule, parse, prefix
+from assay.tasks.training.schedules import settings
 
 
 class Task(Frozen):
@@ -78,7 +78,7 @@ class Task(Frozen):
 
 
 # Sizes by profile: `paper` is as large as the papers, `laptop` keeps the claims alive on two CPU cores, `smoke` only
-# exercises the code. Schedules by profile are in `tasks.schedules`.
+# exercises the code. Schedules by profile are in `tasks.training.schedules`.
 _SIZES: Mapping[str, Mapping[str, int]] = {
     "paper": {"references": 10},
     "laptop": {"references": 5},

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from methods.base import Method
-from tasks.errors import UnsupportedModel
-from tasks.task import Task
+from assay.methods.base import Method
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.task import Task
 
 Role = Literal["producer", "carrier", "consumer"]
 

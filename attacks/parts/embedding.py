@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from tasks.data import Labelled
-from tasks.lab import Lab
-from tasks.recipe import Batch, Recipe, State, Terms
-from tasks.schedule import Schedule
-from tasks.trainer import Observer, Trained
+from assay.tasks.data.splits import Labelled
+from assay.tasks.lab import Lab
+from assay.tasks.training.recipe import Batch, Recipe, State, Terms
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Observer, Trained
 
 
 class Wrapped(Recipe):

@@ -13,11 +13,11 @@ from collections import Counter
 
 from torch import fx, nn
 
-from attacks.parts.channels import Group
-from attacks.parts.layers import apply_layer
-from attacks.parts.operations import apply_operation
-from attacks.parts.variables import Value, Variables
-from tasks.errors import UnsupportedModel
+from assay.attacks.parts.channels import Group
+from assay.attacks.parts.layers import apply_layer
+from assay.attacks.parts.operations import apply_operation
+from assay.attacks.parts.variables import Value, Variables
+from assay.tasks.errors import UnsupportedModel
 
 
 class _Builder:

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from attacks.parts.graph import logit_layer
-from tasks.errors import UnsupportedModel
-from tasks.streams import global_stream
-from tasks.task import Task
+from assay.attacks.parts.graph import logit_layer
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.streams import global_stream
+from assay.tasks.task import Task
 
 Part = Literal["added", "last_two_dense", "all_dense", "all"]
 """What a transfer trains: the new head, the last two dense layers, every dense layer, or everything."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from attacks.parts.operations import flatten, passes
-from attacks.parts.variables import Axis, Kind, Value, Variables
+from assay.attacks.parts.operations import flatten, passes
+from assay.attacks.parts.variables import Axis, Kind, Value, Variables
 
 Rule = Callable[[Variables, str, Any, Axis | None], Value]
 _GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.parts.channels import Group, silence
-from attacks.parts.graph import channel_groups
-from tasks.errors import UnsupportedModel
+from assay.attacks.parts.channels import Group, silence
+from assay.attacks.parts.graph import channel_groups
+from assay.tasks.errors import UnsupportedModel
 
 Scope = Literal["global", "layer"]
 """global: all neurons of the network are ranked together; layer: the same share of each layer, which keeps one."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import fx
 
-from attacks.parts.variables import Axis, Value, Variables
+from assay.attacks.parts.variables import Axis, Value, Variables
 
 # Operations that treat every channel alike, by the lower-case name of function, method or module.
 _HOMOGENEOUS = {  # f(δx) = δ f(x) for δ > 0

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.parts.graph import logit_layer
+from assay.attacks.parts.graph import logit_layer
 
 Scope = Literal["global", "layer", "wrt", "all"]
 """What is ranked together.

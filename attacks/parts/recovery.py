@@ -6,11 +6,11 @@ from contextlib import nullcontext
 
 from torch import nn
 
-from attacks.base import Adapted
-from attacks.parts.heads import fresh_head, layers, with_head
-from attacks.parts.training import FineTuning, only_trainable
-from tasks.data import Labelled
-from tasks.lab import Lab
+from assay.attacks.base import Adapted
+from assay.attacks.parts.heads import fresh_head, layers, with_head
+from assay.attacks.parts.training import FineTuning, only_trainable
+from assay.tasks.data.splits import Labelled
+from assay.tasks.lab import Lab
 
 
 def recovered(surrogate: nn.Module, original: nn.Module, adapted: Adapted, owner: Labelled, lab: Lab) -> nn.Module:

@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import AfterValidator
 from torch import nn
 
-from attacks.base import Structure
-from tasks.architectures import ARCHITECTURES, kind_of
-from tasks.errors import unknown
-from tasks.lab import Lab
-from tasks.streams import global_stream
-from tasks.task import Task
+from assay.attacks.base import Structure
+from assay.tasks.errors import unknown
+from assay.tasks.lab import Lab
+from assay.tasks.networks.architectures import ARCHITECTURES, kind_of
+from assay.tasks.streams import global_stream
+from assay.tasks.task import Task
 
 
 def _known(student: str | None) -> str | None:

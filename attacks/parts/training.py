@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attacks.base import AttackConfig, Victim
-from tasks.data import Labelled, Party
-from tasks.lab import Lab
-from tasks.recipe import Batch, Recipe, Terms
-from tasks.schedule import Schedule
-from tasks.schedules import scaled_epochs, victim_epochs
-from tasks.streams import global_stream
-from tasks.task import Task
-from tasks.trainer import Observer, Trained
+from assay.attacks.base import AttackConfig, Victim
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.lab import Lab
+from assay.tasks.streams import global_stream
+from assay.tasks.task import Task
+from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.schedules import scaled_epochs, victim_epochs
+from assay.tasks.training.trainer import Observer, Trained
 
 Labels = Literal["true", "victim_hard", "victim_soft"]
 LearningRate = float | Literal["last"]

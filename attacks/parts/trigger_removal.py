@@ -9,13 +9,13 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from attacks.parts.channels import Group
-from attacks.parts.graph import channel_groups
-from attacks.parts.training import FineTuning
-from attacks.parts.trigger_search import Trigger
-from tasks.data import in_chunks
-from tasks.errors import UnsupportedModel
-from tasks.recipe import Batch
+from assay.attacks.parts.channels import Group
+from assay.attacks.parts.graph import channel_groups
+from assay.attacks.parts.training import FineTuning
+from assay.attacks.parts.trigger_search import Trigger
+from assay.tasks.data.splits import in_chunks
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.training.recipe import Batch
 
 
 class Unlearning(FineTuning):

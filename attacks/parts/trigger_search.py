@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.base import AttackConfig
-from tasks.data import Labelled
-from tasks.lab import Lab
-from tasks.trainer import predict
+from assay.attacks.base import AttackConfig
+from assay.tasks.data.splits import Labelled
+from assay.tasks.lab import Lab
+from assay.tasks.training.trainer import predict
 
 _RAISE, _LOWER = 2.0, 2.0**1.5  # factors of the penalty's schedule
 _PROGRESS = 0.99  # a norm that has not fallen by a hundredth has stalled; the original counts any fall

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from attacks.parts.channels import Group, Member, Role
+from assay.attacks.parts.channels import Group, Member, Role
 
 Kind = Literal["map", "vector", "sequence", "last", "flat"]
 

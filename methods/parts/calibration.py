@@ -11,16 +11,16 @@ import numpy as np
 from scipy import stats
 from torch import nn
 
-from methods.parts.statistics import least_hits
-from methods.suspect import Suspect
-from methods.verdict import STRICT_ALPHA, Thresholds, Verdict
-from tasks.data import Party
-from tasks.lab import Lab
-from tasks.meter import Meter
-from tasks.task import Task
+from assay.methods.parts.statistics import least_hits
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import STRICT_ALPHA, Thresholds, Verdict
+from assay.tasks.data.splits import Party
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task
+from assay.tasks.training.meter import Meter
 
 if TYPE_CHECKING:
-    from methods.base import Family, Method, Secret
+    from assay.methods.base import Family, Method, Secret
 
 SOK_LEVEL = 0.05
 RESOLUTION = 1000  # a score that counts nothing is read in thousandths

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from tasks.errors import UnsupportedModel, nearest
+from assay.tasks.errors import UnsupportedModel, nearest
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.architectures import Shape
-from tasks.lab import Lab
-from tasks.trainer import Batch
+from assay.tasks.lab import Lab
+from assay.tasks.networks.architectures import Shape
+from assay.tasks.training.trainer import Batch
 
 Law = Literal["walk", "uniform", "gaussian", "one-hot"]
 _MOVES = torch.tensor([[-1, 1, 0, 0], [0, 0, -1, 1]])  # rows and columns of up, down, left, right

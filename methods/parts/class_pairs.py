@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.data import Labelled
-from tasks.errors import CapacityError
-from tasks.task import Task
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import CapacityError
+from assay.tasks.task import Task
 
 SOURCE_PROBES = 100  # held-out images of each source class, at most
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.parts.signature import bits, num
-from methods.suspect import Suspect
-from tasks.errors import UnsupportedModel
+from assay.methods.parts.signature import bits, num
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import UnsupportedModel
 
 MOST_SAMPLES = 8192  # stamped at once: bounds the memory of a query, whatever the number of keys
 

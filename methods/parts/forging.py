@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.signature import committed
-from methods.suspect import Suspect
-from tasks.data import to_model_input
-from tasks.errors import UnsupportedModel
-from tasks.schedule import Schedule
+from assay.methods.parts.signature import committed
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import to_model_input
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.parts.mixing import KeyBatches, MixKeys
-from tasks.data import Labelled, in_chunks, to_model_input
-from tasks.lab import Lab
-from tasks.recipe import Batch, Terms
-from tasks.schedule import Schedule
+from assay.methods.parts.mixing import KeyBatches, MixKeys
+from assay.tasks.data.splits import Labelled, in_chunks, to_model_input
+from assay.tasks.lab import Lab
+from assay.tasks.training.recipe import Batch, Terms
+from assay.tasks.training.schedule import Schedule
 
 Granularity = Literal["element", "kernel"]
 

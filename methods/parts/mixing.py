@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tasks.lab import Lab
-from tasks.trainer import Batch, Recipe
+from assay.tasks.lab import Lab
+from assay.tasks.training.trainer import Batch, Recipe
 
 
 class KeyBatches:

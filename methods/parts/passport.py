@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.data import Labelled
-from tasks.errors import CapacityError, UnsupportedModel
-from tasks.trainer import evaluate
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import CapacityError, UnsupportedModel
+from assay.tasks.training.trainer import evaluate
 
 
 def text_bits(text: str) -> Tensor:

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.parts.passport import PassportLayer
-from tasks.recipe import Batch, Recipe, Terms
+from assay.methods.parts.passport import PassportLayer
+from assay.tasks.training.recipe import Batch, Recipe, Terms
 
 _NOISE = 1e-3  # standard deviation by which near-by passports leave the owner's at first
 _NORM = 2.0  # bound on the norm of the near-by passports' gradient

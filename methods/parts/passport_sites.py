@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from methods.parts.passport import PassportLayer
-from tasks.architectures import Shape
-from tasks.errors import UnsupportedModel, unknown
+from assay.methods.parts.passport import PassportLayer
+from assay.tasks.errors import UnsupportedModel, unknown
+from assay.tasks.networks.architectures import Shape
 
 KeyType = Literal["random", "image", "shuffle"]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.errors import CapacityError, UnsupportedModel, nearest
+from assay.tasks.errors import CapacityError, UnsupportedModel, nearest
 
 _MOST_BITS, _FEWEST_BITS, _LONGEST_ROW = 256, 64, 253
 _DENSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)

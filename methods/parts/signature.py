@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from torch import Tensor
 
-from methods.parts.rsa import is_rsa_signed, rsa_sign
+from assay.methods.parts.rsa import is_rsa_signed, rsa_sign
 
 Scheme = Literal["ed25519", "rsa-pss-2048"]
 SIGNATURE_BYTES = 64

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from results.claims import s0, s1, s2, s3, s4
-from results.claims.cells import Cells
-from results.claims.verdict import Claim, Finding, findings
+from assay.results.claims import s0, s1, s2, s3, s4
+from assay.results.claims.cells import Cells
+from assay.results.claims.verdict import Claim, Finding, findings
 
 __all__ = ["CLAIMS", "Cells", "Claim", "Finding", "findings"]
 

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from results import configs
-from results.parquet import plain_curves, read_records
-from results.schema import CURVES_FILE
+from assay.results import configs
+from assay.results.parquet import plain_curves, read_records
+from assay.results.schema import CURVES_FILE
 
 Row = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from results.claims.cells import Cells, Choice, Missing, Row
+from assay.results.claims.cells import Cells, Choice, Missing, Row
 
 Reader = Callable[[Row], float | None]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Final
 
-from results.claims.cells import Choice, Row
-from results.claims.expressions import Combined, Expression, Figure, Reader
-from results.configs import flat, label
+from assay.results.claims.cells import Choice, Row
+from assay.results.claims.expressions import Combined, Expression, Figure, Reader
+from assay.results.configs import flat, label
 
 _NO_LIMIT: Final = math.inf
 

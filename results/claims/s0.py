@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from results.claims.expressions import Figure, least, most
-from results.claims.marks import Marked, marked
-from results.claims.settings import C32, FT, KD, M28, PR, PRR, SMALL, T32, TRAIN
-from results.claims.verdict import Claim, printed
+from assay.results.claims.expressions import Figure, least, most
+from assay.results.claims.marks import Marked, marked
+from assay.results.claims.settings import C32, FT, KD, M28, PR, PRR, SMALL, T32, TRAIN
+from assay.results.claims.verdict import Claim, printed
 
 USP: Final = marked("usp", use_kld=True, use_detector_loss=True, beta=1.0, detector_input="log_softmax")
 CSP: Final = marked("csp", use_kld=True, use_detector_loss=True, tau=0.85, detector_input="log_softmax")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from results.claims.expressions import Expression, mean, most
-from results.claims.marks import After, Marked, marked, worst_score
-from results.claims.settings import C32, FT, M28, OW, PR, SMALL, TRAIN, pruned, rounds
-from results.claims.verdict import Claim, printed
+from assay.results.claims.expressions import Expression, mean, most
+from assay.results.claims.marks import After, Marked, marked, worst_score
+from assay.results.claims.settings import C32, FT, M28, OW, PR, SMALL, TRAIN, pruned, rounds
+from assay.results.claims.verdict import Claim, printed
 
 _FULL: Final = {"masking": True, "ft_enhance": True}
 DIRECT: Final = marked("fcw-direct", **_FULL)

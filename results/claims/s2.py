@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 from typing import Final
 
-from results.claims.expressions import Combined, Expression, least
-from results.claims.marks import After, Marked, best_rival, marked, worst_score
-from results.claims.settings import C32, FT, G26, G32, M28, SMALL, TRAIN, pruned
-from results.claims.verdict import Claim, printed
+from assay.results.claims.expressions import Combined, Expression, least
+from assay.results.claims.marks import After, Marked, best_rival, marked, worst_score
+from assay.results.claims.settings import C32, FT, G26, G32, M28, SMALL, TRAIN, pruned
+from assay.results.claims.verdict import Claim, printed
 
 # Null answers are compared with labels on MNIST; a grid has them compared with unstamped answers where a task is hard.
 # The laptop profile's lambda is 2000 on pixels from 0 to 255; without one in the grid it is the paper profile's.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from results.claims.marks import After, Marked, marked
-from results.claims.settings import C32, FT, KD, MLP28, SMALL, TRAIN
-from results.claims.verdict import Claim, printed
+from assay.results.claims.marks import After, Marked, marked
+from assay.results.claims.settings import C32, FT, KD, MLP28, SMALL, TRAIN
+from assay.results.claims.verdict import Claim, printed
 
 _M = 500
 _STUDENTS: Final = {MLP28: "mlp-300x2", C32: None}

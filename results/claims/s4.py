@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from results.claims.marks import After, Marked, best_rival, marked, reach, worst_score
-from results.claims.settings import BN28, BUDGETS, C32, FT, M28, MLP28, OW, SMALL, TRAIN, TXT, pruned
-from results.claims.verdict import Claim, printed
+from assay.results.claims.marks import After, Marked, best_rival, marked, reach, worst_score
+from assay.results.claims.settings import BN28, BUDGETS, C32, FT, M28, MLP28, OW, SMALL, TRAIN, TXT, pruned
+from assay.results.claims.verdict import Claim, printed
 
 # A fixed strength, where a sweep has it beside `auto`, is for overwriting alone.
 GREEDY: Final = marked("greedy-residuals", eta=0.5, start="scratch", strength="auto") | marked(

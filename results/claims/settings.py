@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from results.claims.marks import After, Marked
+from assay.results.claims.marks import After, Marked
 
 M28: Final = "mnist-convnet-p"
 C32: Final = "cifar10-convnet-p"

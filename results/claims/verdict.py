@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Final, Literal
 
-from results import papers
-from results.claims.cells import Cells
-from results.claims.expressions import Expression, Part
-from results.claims.settings import GRIDS
-from results.configs import same, show
+from assay.results import papers
+from assay.results.claims.cells import Cells
+from assay.results.claims.expressions import Expression, Part
+from assay.results.claims.settings import GRIDS
+from assay.results.configs import same, show
 
 Word = Literal["holds", "fails", "not tested"]
 Role = Literal["test", "control", "report"]

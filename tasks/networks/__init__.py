@@ -1,1 +1,1 @@
-"""The networks themselves, one file per family; `tasks.architectures` gives them their keys."""
+"""The networks themselves, one file per family; `tasks.networks.architectures` gives them their keys."""

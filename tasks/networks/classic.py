@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.errors import UnsupportedModel
-from tasks.networks.parts import Normalize, Shape
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.parts import Normalize, Shape
 
 
 class LeNet5(nn.Module):

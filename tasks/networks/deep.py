@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tasks.errors import UnsupportedModel
-from tasks.networks.parts import Normalize, Shape, he_init
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.parts import Normalize, Shape, he_init
 
 # (channels, kernel, whether 2x2 max pooling follows), and channels per stage that ends in pooling.
 _ALEXNET = ((64, 5, True), (192, 5, True), (384, 3, False), (256, 3, False), (256, 3, True))

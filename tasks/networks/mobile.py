@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tasks.networks.parts import Normalize, Shape
+from assay.tasks.networks.parts import Normalize, Shape
 
 
 def _conv(

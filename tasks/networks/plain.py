@@ -8,8 +8,8 @@ from itertools import count, pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.errors import UnsupportedModel
-from tasks.networks.parts import Normalize, Shape
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.parts import Normalize, Shape
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.networks.parts import Normalize, Shape, he_init
+from assay.tasks.networks.parts import Normalize, Shape, he_init
 
 
 def _norm(channels: int, norm: bool) -> nn.Module:

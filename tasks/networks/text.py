@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks.errors import UnsupportedModel
+from assay.tasks.errors import UnsupportedModel
 
 TextShape = tuple[int]  # the number L of tokens
 _WIDTH = 300  # of the word vectors (Kim 2014, section 3.1)

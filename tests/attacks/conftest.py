@@ -14,18 +14,18 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.base import Attack, Victim
-from methods.base import Method, MethodConfig, Secret
-from methods.suspect import Access, Suspect
-from methods.verdict import Verdict
-from tasks.architectures import ARCHITECTURES, Normalize, kind_of
-from tasks.data import Party, Splits
-from tasks.errors import UnsupportedModel
-from tasks.lab import Lab
-from tasks.meter import Meter
-from tasks.recipe import Batch, Recipe, Terms
-from tasks.schedule import Schedule
-from tasks.task import Task
+from assay.attacks.base import Attack, Victim
+from assay.methods.base import Method, MethodConfig, Secret
+from assay.methods.suspect import Access, Suspect
+from assay.methods.verdict import Verdict
+from assay.tasks.data.splits import Party, Splits
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.networks.architectures import ARCHITECTURES, Normalize, kind_of
+from assay.tasks.task import Task
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.schedule import Schedule
 
 torch.set_num_threads(1)
 
@@ -140,7 +140,7 @@ def tiny() -> tuple[Task, Splits, nn.Module]:
     task = Task(dataset="digits", model="cnn-mini", samples=600, schedule=Schedule(epochs=5, batch_size=64, lr=2e-3))
     splits = task.data(None, 0, torch.device("cpu"))
     lab = Lab("train", 0, torch.device("cpu"), Path("unused"), "train|0", checkpoint_s=1e9)
-    from tasks.trainer import fit
+    from assay.tasks.training.trainer import fit
 
     trained = fit(task.build("tiny"), splits.owner.train, Recipe(), task.schedule, seed=lab.train_seed)
     trained.model.zero_grad()  # gradients of the last step are no part of a stolen network

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-import attacks
-from attacks import ATTACKS
-from methods.base import MethodConfig
-from methods.suspect import Suspect
-from tasks.errors import AccessDenied
-from tasks.trainer import predict
+from assay import attacks
+from assay.attacks import ATTACKS
+from assay.methods.base import MethodConfig
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import AccessDenied
+from assay.tasks.training.trainer import predict
 
 KEYS = sorted(ATTACKS)
 # Shorter runs where the laptop profile would still be long for a test.
@@ -83,7 +83,7 @@ def test_names_agree_and_the_text_is_complete(key: str) -> None:
     attack = ATTACKS[key]
     module = importlib.import_module(attack.__module__)
     assert attack.key == key
-    assert module.__name__ == ("attacks." + ("none" if key == "none" else key.replace("-", "_")))
+    assert module.__name__ == ("assay.attacks." + ("none" if key == "none" else key.replace("-", "_")))
     for part in ("Paper:", "Access:", "Differs from the paper:"):
         assert part in str(module.__doc__), part
     assert attack.Config(**attack.laptop)

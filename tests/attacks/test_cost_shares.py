@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from attacks.distill import Distill
-from attacks.extract import Extract
-from attacks.fine_tune import FineTune
-from attacks.prune_retrain import PruneRetrain
-from attacks.transfer import Transfer
+from assay.attacks.distill import Distill
+from assay.attacks.extract import Extract
+from assay.attacks.fine_tune import FineTune
+from assay.attacks.prune_retrain import PruneRetrain
+from assay.attacks.transfer import Transfer
 
 CLOSE = 1.3
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from attacks.distill import Config, Distill, Distillation, distillation_loss
-from methods.base import MethodConfig
-from methods.suspect import Suspect
-from tasks.errors import AccessDenied
-from tasks.meter import Meter
-from tasks.streams import global_stream
-from tasks.trainer import evaluate, predict
+from assay.attacks.distill import Config, Distill, Distillation, distillation_loss
+from assay.methods.base import MethodConfig
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import AccessDenied
+from assay.tasks.streams import global_stream
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.trainer import evaluate, predict
 
 
 def logits(seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -129,7 +129,7 @@ def test_unknown_student_names_the_nearest() -> None:
 
 
 def test_a_student_for_other_inputs_is_refused(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attacks.parts import students
+    from assay.attacks.parts import students
 
     monkeypatch.setattr(students, "kind_of", lambda key: "text" if key == "lenet5" else "image")
     method = field.SignMark(MethodConfig())
@@ -142,7 +142,7 @@ def test_nothing_to_train_on_is_said(field: Any) -> None:
 
 
 def test_loss_terms_follow_their_weights(field: Any) -> None:
-    from tasks.recipe import Batch
+    from assay.tasks.training.recipe import Batch
 
     part = field.splits.attacker.train.take(slice(0, 40))
     batch = Batch(part.model_inputs(), part.labels, torch.arange(40), 40)

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks.expand import Config, Expand, cost, eligible, responses, restored
-from attacks.parts.low_rank import Factors, channel_factors, full_rank, rank_for, recompose, spatial_factors
-from methods.base import MethodConfig
-from methods.suspect import Suspect
-from tasks.architectures import ARCHITECTURES
-from tasks.errors import UnsupportedModel
-from tasks.meter import Meter
-from tasks.norms import refresh_statistics
-from tasks.trainer import predict
+from assay.attacks.expand import Config, Expand, cost, eligible, responses, restored
+from assay.attacks.parts.low_rank import Factors, channel_factors, full_rank, rank_for, recompose, spatial_factors
+from assay.methods.base import MethodConfig
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.architectures import ARCHITECTURES
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.norms import refresh_statistics
+from assay.tasks.training.trainer import predict
 
 LAYERS = st.builds(
     lambda inputs, outputs, kernel, stride, padding, dilation, bias: nn.Conv2d(

@@ -8,13 +8,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from attacks.extract import Config, Extract, owner_samples
-from methods.base import MethodConfig
-from tasks.data import Labelled
-from tasks.errors import AccessDenied
-from tasks.other import untouched
-from tasks.streams import stream
-from tasks.task import Task
+from assay.attacks.extract import Config, Extract, owner_samples
+from assay.methods.base import MethodConfig
+from assay.tasks.data.other import untouched
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import AccessDenied
+from assay.tasks.streams import stream
+from assay.tasks.task import Task
 
 
 def foreign(count: int, *shape: int) -> tuple[Labelled, Labelled]:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.false_claim import FalseClaim
-from methods import METHODS
-from methods.base import Method, MethodConfig
-from tasks.task import resolve_task
-from tasks.trainer import predict
+from assay.attacks.false_claim import FalseClaim
+from assay.methods import METHODS
+from assay.methods.base import Method, MethodConfig
+from assay.tasks.task import resolve_task
+from assay.tasks.training.trainer import predict
 
 
 def test_keys_never_repeat_and_depend_on_the_seed_alone(field: Any) -> None:

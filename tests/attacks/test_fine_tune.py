@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.fine_tune import Config, FineTune
-from attacks.parts.training import Factors, FineTuning, fine_tuning, from_scratch
-from methods.base import MethodConfig
-from tasks.schedule import Schedule
-from tasks.task import Task
+from assay.attacks.fine_tune import Config, FineTune
+from assay.attacks.parts.training import Factors, FineTuning, fine_tuning, from_scratch
+from assay.methods.base import MethodConfig
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Schedule
 
 
 def moved(field: Any, model: nn.Module) -> set[str]:
@@ -74,7 +74,7 @@ def test_soft_labels_leave_the_victim_where_it_is(field: Any) -> None:
     victim, model = field.victim("weights"), field.victim("weights").module()
     part = field.splits.attacker.train
     recipe = FineTuning(victim.probabilities(part.inputs))
-    from tasks.recipe import Batch
+    from assay.tasks.training.recipe import Batch
 
     batch = Batch(part.model_inputs(), part.labels, torch.arange(len(part)), len(part))
     recipe.loss(model, batch)["task"].backward()

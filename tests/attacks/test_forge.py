@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.base import Victim
-from attacks.forge import Config, Forge
-from methods.base import Method, MethodConfig
-from methods.clean import Clean
-from methods.deepipr import DeepIPR
-from methods.parts.passport import PassportLayer, fidelity_gap
-from methods.parts.passport_forging import flipped
-from methods.suspect import Suspect
-from tasks.errors import AssayError
-from tasks.meter import Meter
-from tasks.trainer import evaluate
+from assay.attacks.base import Victim
+from assay.attacks.forge import Config, Forge
+from assay.methods.base import Method, MethodConfig
+from assay.methods.clean import Clean
+from assay.methods.deepipr import DeepIPR
+from assay.methods.parts.passport import PassportLayer, fidelity_gap
+from assay.methods.parts.passport_forging import flipped
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import AssayError
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.trainer import evaluate
 
 
 def test_the_best_of_the_draws_is_claimed(field: Any) -> None:

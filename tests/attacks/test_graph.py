@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from attacks.parts.channels import Group, permute, scale
-from attacks.parts.graph import channel_groups, logit_layer, scaling_groups
-from tasks.architectures import ARCHITECTURES, Normalize
-from tasks.errors import UnsupportedModel
-from tasks.networks.classic import MLP
-from tasks.networks.residual import ResNet
+from assay.attacks.parts.channels import Group, permute, scale
+from assay.attacks.parts.graph import channel_groups, logit_layer, scaling_groups
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.architectures import ARCHITECTURES, Normalize
+from assay.tasks.networks.classic import MLP
+from assay.tasks.networks.residual import ResNet
 
 
 def normalize() -> Normalize:

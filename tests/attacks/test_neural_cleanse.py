@@ -11,16 +11,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.neural_cleanse import Config, NeuralCleanse
-from attacks.parts.trigger_removal import last_stage, prune_excited
-from attacks.parts.trigger_search import SearchConfig, Trigger, _Penalties, _Search, anomaly, blend, search_triggers
-from methods.base import MethodConfig
-from methods.clean import Clean
-from tasks.data import Labelled
-from tasks.recipe import Recipe
-from tasks.schedule import Schedule
-from tasks.streams import global_stream
-from tasks.trainer import evaluate, fit
+from assay.attacks.neural_cleanse import Config, NeuralCleanse
+from assay.attacks.parts.trigger_removal import last_stage, prune_excited
+from assay.attacks.parts.trigger_search import (
+    SearchConfig,
+    Trigger,
+    _Penalties,
+    _Search,
+    anomaly,
+    blend,
+    search_triggers,
+)
+from assay.methods.base import MethodConfig
+from assay.methods.clean import Clean
+from assay.tasks.data.splits import Labelled
+from assay.tasks.streams import global_stream
+from assay.tasks.training.recipe import Recipe
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import evaluate, fit
 
 TARGET, SIDE = 7, 4
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from attacks.neuron_prune import Config, NeuronPrune
-from attacks.parts.channels import Group, cut, silence
-from attacks.parts.graph import channel_groups
-from attacks.parts.neurons import chosen, magnitudes
-from tasks.architectures import ARCHITECTURES
-from tasks.errors import UnsupportedModel
-from tasks.trainer import predict
+from assay.attacks.neuron_prune import Config, NeuronPrune
+from assay.attacks.parts.channels import Group, cut, silence
+from assay.attacks.parts.graph import channel_groups
+from assay.attacks.parts.neurons import chosen, magnitudes
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.architectures import ARCHITECTURES
+from assay.tasks.training.trainer import predict
 
 
 class Net(nn.Module):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.overwrite import Config, EmbeddingAlone, Overwrite
-from methods.base import Mark, MethodConfig
-from methods.clean import Clean
-from methods.suspect import Suspect
-from tasks.errors import AssayError, UnsupportedModel
-from tasks.recipe import Batch, Recipe, State, Terms
-from tasks.schedule import Schedule
+from assay.attacks.overwrite import Config, EmbeddingAlone, Overwrite
+from assay.methods.base import Mark, MethodConfig
+from assay.methods.clean import Clean
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import AssayError, UnsupportedModel
+from assay.tasks.training.recipe import Batch, Recipe, State, Terms
+from assay.tasks.training.schedule import Schedule
 
 
 def test_the_attackers_own_mark_verifies(field: Any) -> None:

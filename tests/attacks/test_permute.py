@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacks.permute import Config, Permute, draw_order
-from methods.base import MethodConfig
-from methods.suspect import Suspect
-from methods.uchida import Uchida
-from tasks.errors import UnsupportedModel
-from tasks.trainer import predict
+from assay.attacks.permute import Config, Permute, draw_order
+from assay.methods.base import MethodConfig
+from assay.methods.suspect import Suspect
+from assay.methods.uchida import Uchida
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.training.trainer import predict
 
 
 @given(channels=st.integers(2, 40), data=st.data())

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.parts.embedding import Clipped, EmbeddingLab
-from attacks.piracy import Config, Piracy
-from methods.base import MethodConfig
-from methods.clean import Clean
-from methods.null_embedding import Config as NullConfig
-from methods.null_embedding import NullEmbedding
-from methods.suspect import Suspect
-from tasks.recipe import Batch, Recipe
-from tasks.schedule import Schedule
+from assay.attacks.parts.embedding import Clipped, EmbeddingLab
+from assay.attacks.piracy import Config, Piracy
+from assay.methods.base import MethodConfig
+from assay.methods.clean import Clean
+from assay.methods.null_embedding import Config as NullConfig
+from assay.methods.null_embedding import NullEmbedding
+from assay.methods.suspect import Suspect
+from assay.tasks.training.recipe import Batch, Recipe
+from assay.tasks.training.schedule import Schedule
 
 
 def test_both_marks_are_watched_epoch_by_epoch(field: Any) -> None:

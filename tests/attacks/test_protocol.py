@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacks.protocol import ambiguity, classify, sok_norm, succeeded
+from assay.attacks.protocol import ambiguity, classify, sok_norm, succeeded
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attacks.parts.pruning import zero_smallest
-from attacks.prune import Config, Prune
+from assay.attacks.parts.pruning import zero_smallest
+from assay.attacks.prune import Config, Prune
 
 WEIGHTS = ("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from attacks.neuron_prune import NeuronPrune
-from attacks.prune import Prune
-from attacks.prune_retrain import Config, PruneRetrain
-from methods.base import MethodConfig
-from tasks.trainer import evaluate
+from assay.attacks.neuron_prune import NeuronPrune
+from assay.attacks.prune import Prune
+from assay.attacks.prune_retrain import Config, PruneRetrain
+from assay.methods.base import MethodConfig
+from assay.tasks.training.trainer import evaluate
 
 WEIGHTS = ("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight")
 

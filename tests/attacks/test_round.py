@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacks.round import Round, round_decimal
-from tasks.trainer import predict
+from assay.attacks.round import Round, round_decimal
+from assay.tasks.training.trainer import predict
 
 FLOATS = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20)
 

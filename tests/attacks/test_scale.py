@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import attacks.parts.channels as channels
-from attacks.parts.channels import Group, scale
-from attacks.parts.graph import scaling_groups
-from attacks.scale import Config, Scale, way
-from methods.base import MethodConfig
-from methods.suspect import Suspect
-from tasks.architectures import ARCHITECTURES, Normalize
-from tasks.errors import UnsupportedModel
-from tasks.networks.residual import ResNet
+import assay.attacks.parts.channels as channels
+from assay.attacks.parts.channels import Group, scale
+from assay.attacks.parts.graph import scaling_groups
+from assay.attacks.scale import Config, Scale, way
+from assay.methods.base import MethodConfig
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.architectures import ARCHITECTURES, Normalize
+from assay.tasks.networks.residual import ResNet
 
 
 class Net(nn.Module):

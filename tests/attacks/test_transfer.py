@@ -9,15 +9,15 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from attacks.parts.heads import Part
-from attacks.parts.recovery import recovered
-from attacks.transfer import Config, Transfer
-from methods.base import MethodConfig
-from tasks.data import Labelled
-from tasks.schedule import Schedule
-from tasks.streams import stream
-from tasks.task import Task
-from tasks.trainer import evaluate, predict
+from assay.attacks.parts.heads import Part
+from assay.attacks.parts.recovery import recovered
+from assay.attacks.transfer import Config, Transfer
+from assay.methods.base import MethodConfig
+from assay.tasks.data.splits import Labelled
+from assay.tasks.streams import stream
+from assay.tasks.task import Task
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import evaluate, predict
 
 
 def foreign(classes: int, *shape: int) -> tuple[Labelled, Labelled]:
@@ -71,7 +71,7 @@ def test_everything_trains_and_the_other_task_is_learnt(field: Any) -> None:
 
 
 def recovered_body(field: Any, outcome: Any) -> nn.Module:
-    from attacks.parts.heads import with_head
+    from assay.attacks.parts.heads import with_head
 
     return with_head(outcome.surrogate, "fc2", field.model.fc2)
 
@@ -139,8 +139,8 @@ def test_the_way_back_follows_what_the_verifier_reads(field: Any) -> None:
 
 
 def test_one_dense_layer_leaves_nothing_between(field: Any) -> None:
-    from attacks.parts.heads import trained_layers
-    from tasks.errors import UnsupportedModel
+    from assay.attacks.parts.heads import trained_layers
+    from assay.tasks.errors import UnsupportedModel
 
     residual = Task(dataset="digits", model="resnet8").build("residual")
     assert trained_layers(residual, "added") == ("fc",)

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
-from methods import METHODS
-from methods.base import Mark, Method
-from methods.suspect import Suspect
-from tasks.data import Labelled, Splits
-from tasks.lab import Lab
-from tasks.recipe import Batch, Recipe, Terms
-from tasks.task import Task, resolve_task
-from tasks.trainer import fit
+from assay.methods import METHODS
+from assay.methods.base import Mark, Method
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import Labelled, Splits
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.trainer import fit
 
 settings.register_profile("methods", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("methods")

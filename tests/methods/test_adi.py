@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from methods.parts.signature import opens
-from methods.parts.statistics import least_hits
-from methods.parts.triggers import abstract_images, waves
-from tasks.data import Labelled, Party
-from tasks.errors import CapacityError, NotEmbedded
-from tasks.schedule import Schedule
-from tasks.streams import stream, stream_seed
+from assay.methods.parts.signature import opens
+from assay.methods.parts.statistics import least_hits
+from assay.methods.parts.triggers import abstract_images, waves
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.errors import CapacityError, NotEmbedded
+from assay.tasks.streams import stream, stream_seed
+from assay.tasks.training.schedule import Schedule
 
 KEY = "adi"
 TASK = "digits-lenet5"  # where something is trained

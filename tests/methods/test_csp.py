@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from methods.base import Mark
-from methods.csp import CSP, CSPRecipe, signal, spread
-from methods.parts.detector import Detector, DetectorTraining
-from methods.parts.soft_label import SoftLabelRecipe
-from methods.suspect import Suspect
-from tasks.checkpoint import load_tree, save_tree
-from tasks.data import Labelled, Party, Splits
-from tasks.errors import AccessDenied
-from tasks.lab import Lab
-from tasks.schedule import Schedule
-from tasks.task import Task, resolve_task
-from tasks.trainer import Recipe, Rolling, State, Terms, evaluate, fit
+from assay.methods.base import Mark
+from assay.methods.csp import CSP, CSPRecipe, signal, spread
+from assay.methods.families.soft_label import SoftLabelRecipe
+from assay.methods.parts.detector import Detector, DetectorTraining
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import Labelled, Party, Splits
+from assay.tasks.errors import AccessDenied
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.checkpoint import load_tree, save_tree
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Recipe, Rolling, State, Terms, evaluate, fit
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from methods.base import Mark
-from methods.deepipr import DeepIPR
-from methods.parts.passport import (
+from assay.methods.base import Mark
+from assay.methods.deepipr import DeepIPR
+from assay.methods.parts.passport import (
     PassportLayer,
     bits_text,
     matched_signs,
@@ -24,14 +24,14 @@ from methods.parts.passport import (
     signature,
     text_bits,
 )
-from methods.parts.passport_sites import Material, choose_sites, find_sites, layer_inputs, shuffled_channels
-from methods.suspect import Suspect
-from tasks.checkpoint import load_tree, save_tree
-from tasks.data import Splits
-from tasks.errors import BadInput, CapacityError, NotEmbedded, UnsupportedModel
-from tasks.lab import Lab
-from tasks.task import Task, resolve_task
-from tasks.trainer import Recipe, evaluate, predict
+from assay.methods.parts.passport_sites import Material, choose_sites, find_sites, layer_inputs, shuffled_channels
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import Splits
+from assay.tasks.errors import BadInput, CapacityError, NotEmbedded, UnsupportedModel
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.checkpoint import load_tree, save_tree
+from assay.tasks.training.trainer import Recipe, evaluate, predict
 
 CPU = torch.device("cpu")
 PLAIN = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}

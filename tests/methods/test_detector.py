@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.parts.detector import Detector, DetectorTraining, detector_loss
-from methods.parts.soft_label import divergence
+from assay.methods.families.soft_label import divergence
+from assay.methods.parts.detector import Detector, DetectorTraining, detector_loss
 
 
 def test_anchor_divergence() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from methods.fcw_direct import canvas
-from methods.suspect import Suspect
-from tasks.streams import stream
+from assay.methods.fcw_direct import canvas
+from assay.methods.suspect import Suspect
+from assay.tasks.streams import stream
 
 KEY = "fcw-direct"
 

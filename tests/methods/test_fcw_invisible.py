@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.streams import stream
+from assay.tasks.streams import stream
 
 KEY = "fcw-invisible"
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from methods.parts.forging import adversarial_triggers, contradiction, relabel, solve_projection
-from methods.suspect import Suspect
-from tasks.errors import UnsupportedModel
+from assay.methods.parts.forging import adversarial_triggers, contradiction, relabel, solve_projection
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import UnsupportedModel
 
 
 def network(seed: int = 0) -> nn.Module:

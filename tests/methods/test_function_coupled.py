@@ -12,17 +12,17 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import nn
 
-from methods.base import Mark
-from methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs
-from methods.parts.function_coupled import CoupledConfig, CoupledMethod
-from methods.parts.masking import CoupledRecipe
-from methods.parts.signature import opens
-from methods.suspect import Suspect
-from tasks.data import Labelled, Party
-from tasks.errors import CapacityError, NotEmbedded
-from tasks.lab import Lab
-from tasks.streams import stream
-from tasks.trainer import evaluate, predict
+from assay.methods.base import Mark
+from assay.methods.families.function_coupled import CoupledConfig, CoupledMethod
+from assay.methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs
+from assay.methods.parts.masking import CoupledRecipe
+from assay.methods.parts.signature import opens
+from assay.methods.suspect import Suspect
+from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.errors import CapacityError, NotEmbedded
+from assay.tasks.lab import Lab
+from assay.tasks.streams import stream
+from assay.tasks.training.trainer import evaluate, predict
 
 KEYS = ("fcw-direct", "fcw-invisible")
 TASK = "digits-lenet5"

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks.overwrite import EmbeddingAlone
-from methods.greedy_residuals import GreedyResiduals, signs_of
-from methods.parts.residuals import (
+from assay.attacks.overwrite import EmbeddingAlone
+from assay.methods.greedy_residuals import GreedyResiduals, signs_of
+from assay.methods.parts.residuals import (
     Carriers,
     choose,
     eligible_weights,
@@ -25,13 +25,13 @@ from methods.parts.residuals import (
     residuals_of,
     selection,
 )
-from methods.parts.signature import sign
-from methods.parts.statistics import binomial_tail, least_hits
-from tasks.checkpoint import load_tree, save_tree
-from tasks.errors import CapacityError, UnsupportedModel
-from tasks.streams import stream
-from tasks.task import resolve_task
-from tasks.trainer import Batch, State, build_optimizer
+from assay.methods.parts.signature import sign
+from assay.methods.parts.statistics import binomial_tail, least_hits
+from assay.tasks.errors import CapacityError, UnsupportedModel
+from assay.tasks.streams import stream
+from assay.tasks.task import resolve_task
+from assay.tasks.training.checkpoint import load_tree, save_tree
+from assay.tasks.training.trainer import Batch, State, build_optimizer
 
 KEY = "greedy-residuals"
 ANCHOR = torch.tensor([0.3, -0.1, 0.2, 0.4, -0.5, 0.1, -0.3, 0.1])
@@ -420,7 +420,7 @@ def test_steps_that_the_papers_strength_takes(
 ) -> None:
     """ResNet-18's first convolution as the released code cuts it, and the second one of the network P."""
     own = Carriers(("weight",), (size,), ((size,),), 256, row_len, 1)
-    monkeypatch.setattr("methods.greedy_residuals._carriers", lambda task, config: own)
+    monkeypatch.setattr("assay.methods.greedy_residuals._carriers", lambda task, config: own)
     task = bench.task("digits-lenet5", optimizer="sgd", lr=0.01, momentum=0.9)
     assert GreedyResiduals(GreedyResiduals.Config())._needed_steps(task, 0.01) == pytest.approx(steps, rel=0.02)
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from methods.ingrain import Config, IngrainRecipe, ingrain_term
-from methods.parts.capacity import CarrierMethod, Memorise, bit_accuracy, carriers_of
-from methods.parts.carriers import Union, carrier_images, walk_images
-from methods.parts.statistics import least_hits
-from methods.verdict import Verdict
-from tasks.checkpoint import load_tree, save_tree
-from tasks.streams import stream
-from tasks.trainer import Batch, evaluate
+from assay.methods.families.capacity import CarrierMethod, Memorise, bit_accuracy, carriers_of
+from assay.methods.ingrain import Config, IngrainRecipe, ingrain_term
+from assay.methods.parts.carriers import Union, carrier_images, walk_images
+from assay.methods.parts.statistics import least_hits
+from assay.methods.verdict import Verdict
+from assay.tasks.streams import stream
+from assay.tasks.training.checkpoint import load_tree, save_tree
+from assay.tasks.training.trainer import Batch, evaluate
 
 KEY = "ingrain"
 WALK_SUM = 257.6589696  # of two carriers of the key `owner`

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.parts.masking import CoupledRecipe, Tuning, WeightMasks, draw_mask, maskable
-from methods.parts.mixing import KeyBatches, MixKeys
-from tasks.data import Labelled
-from tasks.lab import Lab
-from tasks.schedule import Schedule
-from tasks.streams import global_stream, stream
-from tasks.trainer import Batch, State, build_optimizer, fit
+from assay.methods.parts.masking import CoupledRecipe, Tuning, WeightMasks, draw_mask, maskable
+from assay.methods.parts.mixing import KeyBatches, MixKeys
+from assay.tasks.data.splits import Labelled
+from assay.tasks.lab import Lab
+from assay.tasks.streams import global_stream, stream
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Batch, State, build_optimizer, fit
 
 SGD = Schedule(epochs=2, batch_size=16, optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=5e-4)
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.parts.mixing import KeyBatches, MixKeys
-from tasks.lab import Lab
-from tasks.trainer import Batch
+from assay.methods.parts.mixing import KeyBatches, MixKeys
+from assay.tasks.lab import Lab
+from assay.tasks.training.trainer import Batch
 
 
 class Identity(torch.nn.Module):

@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from attacks.base import Adapted
-from attacks.parts.graph import logit_layer
-from attacks.parts.heads import fresh_head, with_head
-from attacks.parts.recovery import recovered
-from attacks.parts.training import fine_tuning
-from methods.base import Mark, Method
-from methods.null_embedding import Config, hidden_marks
-from methods.parts.dual import Examination, pattern, stamp
-from methods.parts.signature import is_signed, random_bytes, sign
-from methods.suspect import Suspect
-from tasks.checkpoint import load_tree, save_tree
-from tasks.errors import BadInput, NotEmbedded
-from tasks.schedule import parse
-from tasks.streams import stream
-from tasks.trainer import Batch, fit
+from assay.attacks.base import Adapted
+from assay.attacks.parts.graph import logit_layer
+from assay.attacks.parts.heads import fresh_head, with_head
+from assay.attacks.parts.recovery import recovered
+from assay.attacks.parts.training import fine_tuning
+from assay.methods.base import Mark, Method
+from assay.methods.null_embedding import Config, hidden_marks
+from assay.methods.parts.dual import Examination, pattern, stamp
+from assay.methods.parts.signature import is_signed, random_bytes, sign
+from assay.methods.suspect import Suspect
+from assay.tasks.errors import BadInput, NotEmbedded
+from assay.tasks.streams import stream
+from assay.tasks.training.checkpoint import load_tree, save_tree
+from assay.tasks.training.schedule import parse
+from assay.tasks.training.trainer import Batch, fit
 
 KEY = "null-embedding"
 SIGNATURE = sign(bytes(range(32)), b"assay test owner")["signature"]

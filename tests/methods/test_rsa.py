@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from methods.parts.rsa import _PADDING, is_prime, is_rsa_signed, rsa_key, rsa_sign
-from methods.parts.signature import bits, is_signed, sign, signed_key
-from tasks.streams import stream
+from assay.methods.parts.rsa import _PADDING, is_prime, is_rsa_signed, rsa_key, rsa_sign
+from assay.methods.parts.signature import bits, is_signed, sign, signed_key
+from assay.tasks.streams import stream
 
 SECRET = bytes(range(32))
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.parts.signature import (
+from assay.methods.parts.signature import (
     bits,
     canonical_bytes,
     commitment,
@@ -21,7 +21,7 @@ from methods.parts.signature import (
     sign,
     signed_key,
 )
-from tasks.streams import stream
+from assay.tasks.streams import stream
 
 ANCHOR = sign(bytes(range(32)), b"assay test owner")
 PUBLIC = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.parts.redraw import redraw_p_value
-from methods.parts.statistics import (
+from assay.methods.parts.redraw import redraw_p_value
+from assay.methods.parts.statistics import (
     binomial_tail,
     calibrated_rate,
     clopper_pearson,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from methods.parts.carrier import carrier_name, mean_filter
-from methods.uchida import message_loss, projection
-from tasks.errors import UnsupportedModel
+from assay.methods.parts.carrier import carrier_name, mean_filter
+from assay.methods.uchida import message_loss, projection
+from assay.tasks.errors import UnsupportedModel
 
 KEY = "uchida"
 

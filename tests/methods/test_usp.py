@@ -11,15 +11,15 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from methods.csp import CSP
-from methods.parts.detector import Detector, detector_loss
-from methods.parts.soft_label import SoftLabelMethod, SoftLabelRecipe, divergence
-from methods.suspect import Suspect
-from methods.usp import USP
-from tasks.data import Splits
-from tasks.lab import Lab
-from tasks.task import Task, resolve_task
-from tasks.trainer import Recipe, fit, predict
+from assay.methods.csp import CSP
+from assay.methods.families.soft_label import SoftLabelMethod, SoftLabelRecipe, divergence
+from assay.methods.parts.detector import Detector, detector_loss
+from assay.methods.suspect import Suspect
+from assay.methods.usp import USP
+from assay.tasks.data.splits import Splits
+from assay.tasks.lab import Lab
+from assay.tasks.task import Task, resolve_task
+from assay.tasks.training.trainer import Recipe, fit, predict
 
 CPU = torch.device("cpu")
 TASK = resolve_task("digits-cnn-mini", "laptop", {"references": 2, "processed": 0})

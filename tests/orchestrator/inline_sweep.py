@@ -7,13 +7,13 @@ from typing import Any
 
 import yaml
 
-from orchestrator.bench import Context
-from orchestrator.driver import Options
-from orchestrator.grid import Grid, parse
-from orchestrator.plan import Plan
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
-from orchestrator.sweep import Report, run_sweep
+from assay.orchestrator.execution.driver import Options
+from assay.orchestrator.execution.sweep import Report, run_sweep
+from assay.orchestrator.planning.grid import Grid, parse
+from assay.orchestrator.planning.plan import Plan
+from assay.orchestrator.planning.planner import build_plan
+from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.work.bench import Context
 
 
 class Silent:

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.bench import Context
-from orchestrator.keys import content_key
-from orchestrator.plan import Cell, Plan, Stage
-from orchestrator.stages import Status
-from orchestrator.store import Store
+from assay.orchestrator.keys import content_key
+from assay.orchestrator.planning.plan import Cell, Plan, Stage
+from assay.orchestrator.store import Store
+from assay.orchestrator.work.bench import Context
+from assay.orchestrator.work.stages import Status
 
 RUNNER = "simulated_stages:execute"
 
@@ -43,7 +43,7 @@ def executions(out: Path) -> list[str]:
 
 
 def execute(stage: Stage, context: Context) -> Status:
-    """Do what the identity says, as `orchestrator.stages.execute` would."""
+    """Do what the identity says, as `orchestrator.work.stages.execute` would."""
     out = Path(context.out)
     store = Store(out / "store")
     if store.committed(stage.key):

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from inline_sweep import executed
 
-from orchestrator.store import Store
-from results.parquet import read_rows
+from assay.orchestrator.store import Store
+from assay.results.parquet import read_rows
 
 pytestmark = pytest.mark.slow
 

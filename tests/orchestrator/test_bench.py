@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.bench import Bench, Clock, Context
-from orchestrator.keys import content_key
-from orchestrator.plan import Stage
-from tasks.errors import AssayError
-from tasks.task import resolve_task
+from assay.orchestrator.keys import content_key
+from assay.orchestrator.planning.plan import Stage
+from assay.orchestrator.work.bench import Bench, Clock, Context
+from assay.tasks.errors import AssayError
+from assay.tasks.task import resolve_task
 
 
 @pytest.fixture

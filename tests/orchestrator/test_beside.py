@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from inline_sweep import executed
 
-from attacks.prune import Prune
-from orchestrator.configs import configured
-from results.parquet import read_rows
+from assay.attacks.prune import Prune
+from assay.orchestrator.planning.configs import configured
+from assay.results.parquet import read_rows
 
 GRID: dict[str, Any] = {
     "name": "beside",

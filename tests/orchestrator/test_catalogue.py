@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalogue import list_tasks, published_tasks
-from tasks.errors import UnsupportedModel
-from tasks.task import named_tasks, resolve_task
+from assay.orchestrator.planning.catalogue import list_tasks, published_tasks
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.task import named_tasks, resolve_task
 
 PAPERS = ("function_coupled", "greedy_residuals", "ingrain", "null_embedding", "usp_csp")
 
@@ -22,7 +22,7 @@ def listed() -> dict[str, dict[str, Any]]:
 
 
 def printed(paper: str) -> list[dict[str, str]]:
-    with (resources.files("results.published") / f"{paper}.csv").open(encoding="utf-8") as file:
+    with (resources.files("assay.results.published") / f"{paper}.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.contracts import COMMON_CHECKS, check_file, checks_of, run_check
-from orchestrator.contracts_attacks import runs_on, runs_or_says_why
-from orchestrator.contracts_bench import Bench, NotTested
-from orchestrator.contracts_methods import (
+from assay.orchestrator.checks.contracts import COMMON_CHECKS, check_file, checks_of, run_check
+from assay.orchestrator.checks.of_attacks import runs_on, runs_or_says_why
+from assay.orchestrator.checks.of_methods import (
     marked_model_is_detected,
     p_values_are_honest,
     unmarked_model_is_not_detected,
     wrong_secret_is_not_detected,
 )
-from orchestrator.registry import Registry
-from tasks.errors import BadInput
+from assay.orchestrator.checks.workbench import Bench, NotTested
+from assay.orchestrator.planning.registry import Registry
+from assay.tasks.errors import BadInput
 
 REGISTRY = Registry()
 _FULLY_TRAINED = (

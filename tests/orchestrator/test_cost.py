@@ -10,17 +10,17 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.cost import corrected, example, seconds, size
-from orchestrator.display import plan_values
-from orchestrator.grid import parse
-from orchestrator.plan import Plan, Stage
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
-from orchestrator.store import Store
-from tasks.architectures import ARCHITECTURES, kind_of
-from tasks.errors import UnsupportedModel
-from tasks.sources import DATASETS
-from tasks.task import Task
+from assay.orchestrator.command.display import plan_values
+from assay.orchestrator.planning.cost import corrected, example, seconds, size
+from assay.orchestrator.planning.grid import parse
+from assay.orchestrator.planning.plan import Plan, Stage
+from assay.orchestrator.planning.planner import build_plan
+from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.store import Store
+from assay.tasks.data.sources import DATASETS
+from assay.tasks.errors import UnsupportedModel
+from assay.tasks.networks.architectures import ARCHITECTURES, kind_of
+from assay.tasks.task import Task
 
 REGISTRY = Registry()
 # One data set of each kind and input size that the papers use; the first that a network takes is measured.

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from methods.suspect import Suspect
-from orchestrator.cli import main
-from orchestrator.contracts import run_checks
-from orchestrator.contracts_bench import Bench, laptop
-from orchestrator.registry import Plugin, Registry
+from assay.methods.suspect import Suspect
+from assay.orchestrator.checks.contracts import run_checks
+from assay.orchestrator.checks.workbench import Bench, laptop
+from assay.orchestrator.command.cli import main
+from assay.orchestrator.planning.registry import Plugin, Registry
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,7 +7,7 @@ from typing import Any
 
 from inline_sweep import executed
 
-from results.parquet import read_curves, read_rows
+from assay.results.parquet import read_curves, read_rows
 
 GRID: dict[str, Any] = {
     "name": "diverged",

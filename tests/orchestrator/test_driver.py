@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import simulated_stages as simulated
 
-from orchestrator.bench import Context
-from orchestrator.driver import Options, Summary, driver_lock, run
-from orchestrator.plan import Plan
-from orchestrator.store import Store
-from tasks.errors import BadInput
+from assay.orchestrator.execution.driver import Options, Summary, driver_lock, run
+from assay.orchestrator.planning.plan import Plan
+from assay.orchestrator.store import Store
+from assay.orchestrator.work.bench import Context
+from assay.tasks.errors import BadInput
 
 
 def inline(plan: Plan, out: Path, **options: object) -> tuple[Summary, simulated.Recorder]:

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.grid import parse
-from orchestrator.registry import Registry
-from tasks.errors import BadInput
+from assay.orchestrator.planning.grid import parse
+from assay.orchestrator.planning.registry import Registry
+from assay.tasks.errors import BadInput
 
 REGISTRY = Registry()
 BASE = {"tasks": ["digits-lenet5"], "methods": ["uchida"], "attacks": ["none"]}

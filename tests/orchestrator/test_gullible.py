@@ -9,17 +9,17 @@ import pytest
 import yaml
 from inline_sweep import Silent
 
-from orchestrator.bench import Context
-from orchestrator.driver import Options
-from orchestrator.grid import parse
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
-from orchestrator.sweep import run_sweep
-from results.parquet import read_rows
+from assay.orchestrator.execution.driver import Options
+from assay.orchestrator.execution.sweep import run_sweep
+from assay.orchestrator.planning.grid import parse
+from assay.orchestrator.planning.planner import build_plan
+from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.work.bench import Context
+from assay.results.parquet import read_rows
 
 GULLIBLE = """
-from methods.base import Method
-from methods.verdict import Thresholds, Verdict
+from assay.methods.base import Method
+from assay.methods.verdict import Thresholds, Verdict
 
 
 class Gullible(Method):

@@ -11,12 +11,12 @@ import torch
 from inline_sweep import Silent, planned
 from torch import nn
 
-from attacks.base import Outcome, Victim
-from attacks.distill import Distill
-from orchestrator.bench import Bench, Context
-from orchestrator.driver import Options, run
-from orchestrator.plan import Stage
-from tasks.errors import AccessDenied, AssayError
+from assay.attacks.base import Outcome, Victim
+from assay.attacks.distill import Distill
+from assay.orchestrator.execution.driver import Options, run
+from assay.orchestrator.planning.plan import Stage
+from assay.orchestrator.work.bench import Bench, Context
+from assay.tasks.errors import AccessDenied, AssayError
 
 GRID: dict[str, Any] = {
     "name": "isolation",

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from attacks.prune import Prune
-from methods.uchida import Uchida
-from orchestrator.grid import parse
-from orchestrator.plan import Plan, Stage
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
-from results.schema import STAGES
-from tasks.errors import BadInput, MissingData
+from assay.attacks.prune import Prune
+from assay.methods.uchida import Uchida
+from assay.orchestrator.planning.grid import parse
+from assay.orchestrator.planning.plan import Plan, Stage
+from assay.orchestrator.planning.planner import build_plan
+from assay.orchestrator.planning.registry import Registry
+from assay.results.schema import STAGES
+from assay.tasks.errors import BadInput, MissingData
 
 REGISTRY = Registry()
 BASE: dict[str, Any] = {

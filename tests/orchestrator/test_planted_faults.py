@@ -7,14 +7,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from attacks.base import Attack
-from methods import METHODS
-from methods.base import Method
-from orchestrator import contracts_attacks, contracts_common, contracts_methods
-from orchestrator.contracts import check_file, run_check
-from orchestrator.contracts_bench import Bench, difference
-from orchestrator.registry import load_plugin, plugin_classes
-from tasks.errors import BadInput
+from assay.attacks.base import Attack
+from assay.methods import METHODS
+from assay.methods.base import Method
+from assay.orchestrator.checks import (
+    common as contracts_common,
+)
+from assay.orchestrator.checks import (
+    of_attacks as contracts_attacks,
+)
+from assay.orchestrator.checks import (
+    of_methods as contracts_methods,
+)
+from assay.orchestrator.checks.contracts import check_file, run_check
+from assay.orchestrator.checks.workbench import Bench, difference
+from assay.orchestrator.planning.registry import load_plugin, plugin_classes
+from assay.tasks.errors import BadInput
 
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "sign_mark.py").read_text("utf-8")
 ATTACK = '''"""Shake: add a little Gaussian noise to every weight.
@@ -27,8 +35,8 @@ Differs from the paper: none known.
 import torch
 from pydantic import Field
 
-from attacks.base import Attack, AttackConfig, Outcome
-from tasks.trainer import Recipe
+from assay.attacks.base import Attack, AttackConfig, Outcome
+from assay.tasks.training.trainer import Recipe
 
 
 class Config(AttackConfig):

@@ -9,8 +9,8 @@ import pytest
 import simulated_stages as simulated
 from rich.console import Console
 
-from orchestrator.progress import Progress
-from orchestrator.store import Store
+from assay.orchestrator.command.progress import Progress
+from assay.orchestrator.store import Store
 
 
 class Clock:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from inline_sweep import executed
 
-from attacks.protocol import sok_norm
-from methods.base import PROCESSES
-from orchestrator.plan import Plan
-from orchestrator.store import Store
-from results.parquet import read_curves, read_rows
+from assay.attacks.protocol import sok_norm
+from assay.methods.base import PROCESSES
+from assay.orchestrator.planning.plan import Plan
+from assay.orchestrator.store import Store
+from assay.results.parquet import read_curves, read_rows
 
 GRID: dict[str, Any] = {
     "name": "protocol",

@@ -10,12 +10,12 @@ import math
 import pytest
 import torch
 
-from orchestrator.catalogue import published_tasks
-from tasks.data import Labelled
-from tasks.errors import MissingData
-from tasks.recipe import Recipe
-from tasks.task import Task, named_tasks, resolve_task
-from tasks.trainer import fit
+from assay.orchestrator.planning.catalogue import published_tasks
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import MissingData
+from assay.tasks.task import Task, named_tasks, resolve_task
+from assay.tasks.training.recipe import Recipe
+from assay.tasks.training.trainer import fit
 
 pytestmark = pytest.mark.slow
 BATCH = 4

@@ -8,17 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from attacks import ATTACKS
-from methods import METHODS
-from methods.clean import Clean
-from orchestrator import registry as registry_module
-from orchestrator.catalogue import list_attacks, list_grids, list_methods, list_tasks, settings, shipped_grids
-from orchestrator.registry import Registry, fingerprint, load_plugin
-from tasks.errors import BadInput
+from assay.attacks import ATTACKS
+from assay.methods import METHODS
+from assay.methods.clean import Clean
+from assay.orchestrator.planning import registry as registry_module
+from assay.orchestrator.planning.catalogue import (
+    list_attacks,
+    list_grids,
+    list_methods,
+    list_tasks,
+    settings,
+    shipped_grids,
+)
+from assay.orchestrator.planning.registry import Registry, fingerprint, load_plugin
+from assay.tasks.errors import BadInput
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sign_mark.py"
 MINIMAL = """
-from methods.base import Method
+from assay.methods.base import Method
 class Mine(Method):
     key, title, paper, access, family = "mine", "Mine", "none", "labels", "bits"
     def draw(self, task, data, lab): return {}
@@ -39,7 +46,7 @@ def test_registry_holds_what_is_shipped():
     registry = Registry()
     assert dict(registry.methods) == dict(METHODS)
     assert dict(registry.attacks) == dict(ATTACKS)
-    assert registry.place("method", "clean") == "methods.clean"
+    assert registry.place("method", "clean") == "assay.methods.clean"
 
 
 def test_plugin_joins_the_shipped_ones_and_only_in_its_own_registry():
@@ -67,7 +74,7 @@ def test_taken_key_names_both_places(write):
     with pytest.raises(BadInput) as caught:
         Registry([file])
     assert str(file) in str(caught.value)
-    assert "methods.clean" in str(caught.value)
+    assert "assay.methods.clean" in str(caught.value)
     twice = write(MINIMAL.replace('"Mine"', '"Other"'), "other.py")
     with pytest.raises(BadInput, match=r"other\.py: method key 'mine' is already taken by .*mine\.py"):
         Registry([write(MINIMAL), twice])
@@ -130,14 +137,17 @@ def _entry_points(*points):
 
 def test_entry_points_are_collected(monkeypatch):
     monkeypatch.setattr(
-        registry_module, "entry_points", _entry_points(("assay.methods", "clean", "methods.clean:Clean"))
+        registry_module, "entry_points", _entry_points(("assay.methods", "clean", "assay.methods.clean:Clean"))
     )
     assert Registry().method("clean") is Clean
 
 
 @pytest.mark.parametrize(
     ("value", "told"),
-    [("no_such_package:Mark", "ModuleNotFoundError"), ("methods.base:Method", "not a concrete subclass of Method")],
+    [
+        ("no_such_package:Mark", "ModuleNotFoundError"),
+        ("assay.methods.base:Method", "not a concrete subclass of Method"),
+    ],
 )
 def test_faulty_entry_point_names_its_package(monkeypatch, value, told):
     monkeypatch.setattr(registry_module, "entry_points", _entry_points(("assay.methods", "x", value)))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.keys import content_key
-from orchestrator.plan import Cell, Plan, Stage
-from orchestrator.scheduler import Capacity, Scheduler, Stuck, Trial
+from assay.orchestrator.execution.scheduler import Capacity, Scheduler, Stuck, Trial
+from assay.orchestrator.keys import content_key
+from assay.orchestrator.planning.plan import Cell, Plan, Stage
 
 NEEDS = {"cpu": {"CPU": 1.0}, "gpu.small": {"CPU": 1.0, "GPU": 0.25}, "gpu.large": {"CPU": 1.0, "GPU": 1.0}}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.catalogue import shipped_grids
-from orchestrator.configs import configured
-from orchestrator.grid import Grid, parse
-from orchestrator.planner import check_grid
-from orchestrator.registry import Registry
-from results.claims import CLAIMS, Cells
-from results.example import make_row
+from assay.orchestrator.planning.catalogue import shipped_grids
+from assay.orchestrator.planning.configs import configured
+from assay.orchestrator.planning.grid import Grid, parse
+from assay.orchestrator.planning.planner import check_grid
+from assay.orchestrator.planning.registry import Registry
+from assay.results.claims import CLAIMS, Cells
+from assay.results.example import make_row
 
 REGISTRY = Registry()
 GRIDS = sorted(shipped_grids())

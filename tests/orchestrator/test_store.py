@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.keys import canonical, content_key
-from orchestrator.store import Store
+from assay.orchestrator.keys import canonical, content_key
+from assay.orchestrator.store import Store
 
 KEY = content_key({"a": 1})
 
@@ -99,8 +99,8 @@ def test_scratch_survives_until_the_commit(tmp_path: Path) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from orchestrator.keys import content_key
-from orchestrator.store import Store
+from assay.orchestrator.keys import content_key
+from assay.orchestrator.store import Store
 root, who = Path(sys.argv[1]), int(sys.argv[2])
 for number in range(40):
     Store(root).commit(content_key(number), {"result": who}, {"w": torch.full((64,), float(who))})

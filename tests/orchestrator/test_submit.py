@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import submit as module
-from orchestrator.submit import submit
-from tasks.errors import BadInput
+from assay.orchestrator.execution import submit as module
+from assay.orchestrator.execution.submit import submit
+from assay.tasks.errors import BadInput
 
 
 class Fake:
@@ -62,16 +62,25 @@ def test_the_package_holds_our_sources_the_grid_and_the_plugins_and_little_else(
     plugins = [str(tmp_path / place / "mine.py") for place in ("a", "b")]
     assert send(client, str(tmp_path / "my grid.yaml"), plugins=plugins, data_root="file:///shared/da%20ta") == 0
     assert {
-        "orchestrator/stages.py",
-        "tasks/trainer.py",
-        "methods/parts/statistics.py",
-        "attacks/base.py",
+        "assay/orchestrator/work/stages.py",
+        "assay/tasks/training/trainer.py",
+        "assay/methods/parts/statistics.py",
+        "assay/attacks/base.py",
     } <= client.files.keys()
     assert {"given/my grid.yaml", "plugins/0/mine.py", "plugins/1/mine.py"} <= client.files.keys()
     assert {Path(name).suffix for name in client.files} <= {".py", ".yaml", ".csv"}
     assert sum(client.files.values()) < 5 * 2**20
     assert client.entrypoint == [
-        *("python", "-m", "orchestrator.cli", "run", "given/my grid.yaml", "--profile=smoke", "-o", "/shared/out"),
+        *(
+            "python",
+            "-m",
+            "assay.orchestrator.command.cli",
+            "run",
+            "given/my grid.yaml",
+            "--profile=smoke",
+            "-o",
+            "/shared/out",
+        ),
         *("--data-root", "/shared/da ta", "--plugin=plugins/0/mine.py", "--plugin=plugins/1/mine.py"),
         *("--address", "auto"),
     ]

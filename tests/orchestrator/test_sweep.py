@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.bench import Context
-from orchestrator.cli import main
-from orchestrator.driver import Options
-from orchestrator.grid import parse
-from orchestrator.plan import Stage
-from orchestrator.planner import build_plan
-from orchestrator.registry import Registry
-from orchestrator.store import Store
-from orchestrator.sweep import Report, run_sweep
-from results.parquet import read_curves, read_rows, rows_equal
+from assay.orchestrator.command.cli import main
+from assay.orchestrator.execution.driver import Options
+from assay.orchestrator.execution.sweep import Report, run_sweep
+from assay.orchestrator.planning.grid import parse
+from assay.orchestrator.planning.plan import Stage
+from assay.orchestrator.planning.planner import build_plan
+from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.store import Store
+from assay.orchestrator.work.bench import Context
+from assay.results.parquet import read_curves, read_rows, rows_equal
 
 GRID: dict[str, Any] = {
     "name": "small",
@@ -178,8 +178,8 @@ def test_an_unreachable_mlflow_server_is_one_remark(tmp_path: Path) -> None:
 
 def test_a_stage_resumes_from_its_rolling_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     """Stopped in its second epoch and run again, a stage gives the same weights as undisturbed."""
-    from orchestrator.stages import execute
-    from tasks import trainer
+    from assay.orchestrator.work.stages import execute
+    from assay.tasks.training import trainer
 
     grid_path = tmp_path / "grid.yaml"
     grid_path.write_text(yaml.safe_dump({**GRID, "methods": ["clean"], "attacks": ["none"]}), "utf-8")

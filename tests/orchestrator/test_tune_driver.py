@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import simulated_stages as simulated
 
-from orchestrator.bench import Context
-from orchestrator.driver import Options, Summary, run
-from orchestrator.plan import Plan
-from orchestrator.store import Store
-from tasks.errors import AssayError, BadInput
+from assay.orchestrator.execution.driver import Options, Summary, run
+from assay.orchestrator.planning.plan import Plan
+from assay.orchestrator.store import Store
+from assay.orchestrator.work.bench import Context
+from assay.tasks.errors import AssayError, BadInput
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings are not ours to mend
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's 
 def cluster() -> Iterator[None]:
     """Ray on this machine, two workers, shared by the tests that do not care who started it."""
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    from orchestrator.tune_driver import ray
+    from assay.orchestrator.execution.tune_driver import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
@@ -103,7 +103,7 @@ def test_a_trial_that_ends_without_a_callback_is_noticed(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tune's trap: after a failed reset a trial becomes ERROR and nobody is told."""
-    from orchestrator import tune_driver
+    from assay.orchestrator.execution import tune_driver
 
     told: list[str] = []
     monkeypatch.setattr(
@@ -127,8 +127,8 @@ def test_resources_that_nobody_has_are_refused(cluster: None, tmp_path: Path) ->
 SWEEP = """
 import sys
 import simulated_stages as simulated
-from orchestrator.driver import Options, run
-from orchestrator.bench import Context
+from assay.orchestrator.execution.driver import Options, run
+from assay.orchestrator.work.bench import Context
 if __name__ == "__main__":
     plan = simulated.plan(*(simulated.stage(f"s{{n}}", sleep_s={sleep}) for n in range({count})))
     run(plan, Context(sys.argv[1]), Options(workers=2, runner=simulated.RUNNER), simulated.Recorder())

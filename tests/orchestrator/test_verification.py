@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from methods.base import Method, MethodConfig, Secret
-from methods.suspect import Suspect
-from methods.verdict import Thresholds, Verdict
-from orchestrator.verification import Owner, cross_verify, false_claims
-from tasks.errors import UnsupportedModel
+from assay.methods.base import Method, MethodConfig, Secret
+from assay.methods.suspect import Suspect
+from assay.methods.verdict import Thresholds, Verdict
+from assay.orchestrator.work.verification import Owner, cross_verify, false_claims
+from assay.tasks.errors import UnsupportedModel
 
 RULES = Thresholds(paper=0.9, sok=0.6, strict=0.8)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import importlib
 import inspect
 import pkgutil
@@ -11,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-import attacks
-import methods
-from attacks.base import Attack
-from methods.base import Method
+from assay import attacks, methods
+from assay.attacks.base import Attack
+from assay.methods.base import Method
 
 ROOT = Path(__file__).parents[2]
-SEAMS = {"methods": {"base", "parts", "suspect", "verdict"}, "attacks": {"base", "parts", "protocol"}}
+SEAMS = {
+    "assay.methods": {"base", "families", "parts", "suspect", "verdict"},
+    "assay.attacks": {"base", "parts", "protocol"},
+}
 PACKAGES = [(methods, Method, methods.METHODS), (attacks, Attack, attacks.ATTACKS)]
 
 
@@ -35,7 +36,7 @@ def test_every_module_is_registered_under_its_name(package, base, registered):
 @pytest.mark.parametrize(("package", "base", "registered"), PACKAGES, ids=["methods", "attacks"])
 def test_readme_lists_what_is_registered(package, base, registered):
     text = (ROOT / "README.md").read_text("utf-8")
-    name = package.__name__
+    name = package.__name__.rpartition(".")[2]
     table = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     assert re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE) == sorted(registered)
 
@@ -46,15 +47,12 @@ def test_readme_links_to_files_that_exist():
             assert (ROOT / target).exists(), f"{name}: {target}"
 
 
-def test_every_package_is_installed():
-    settings = configparser.ConfigParser()
-    settings.read(ROOT / "setup.cfg", "utf-8")
-    packages = set(settings["options"]["packages"].split())
-    tops = {name.partition(".")[0] for name in packages}
-    found = {
-        ".".join(init.parent.relative_to(ROOT).parts) for top in tops for init in (ROOT / top).rglob("__init__.py")
-    }
-    assert packages == found
+def test_every_folder_of_code_is_a_package():
+    """A folder without `__init__.py` would be left out of the wheel."""
+    tops = [link.resolve() for link in (ROOT / "src" / "assay").iterdir() if link.is_symlink()]
+    assert {top.parent for top in tops} == {ROOT}
+    folders = {file.parent for top in tops for file in top.rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 def test_readme_shows_the_example_as_it_is():

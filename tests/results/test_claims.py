@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main
-from results import papers
-from results.claims import CLAIMS, Cells
-from results.claims.expressions import least, mean
-from results.claims.marks import best_rival, marked, reach, worst_score
-from results.claims.verdict import Claim, judge, printed
-from results.example import make_failed, make_row
-from results.parquet import write_curves, write_rows
+from assay.orchestrator.command.cli import main
+from assay.results import papers
+from assay.results.claims import CLAIMS, Cells
+from assay.results.claims.expressions import least, mean
+from assay.results.claims.marks import best_rival, marked, reach, worst_score
+from assay.results.claims.verdict import Claim, judge, printed
+from assay.results.example import make_failed, make_row
+from assay.results.parquet import write_curves, write_rows
 
 TASK, OTHER = "mnist-convnet-p", "cifar10-convnet-p"
 IDS = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.curves import COLUMNS, over_parameter, over_steps
+from assay.results.curves import COLUMNS, over_parameter, over_steps
 
 
 def row(key: str, attack: str, config: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.detection import detections
+from assay.results.detection import detections
 
 
 def row(method: str, seed: int, index: float, **more: Any) -> dict[str, Any]:

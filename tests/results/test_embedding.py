@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from results.embedding import embedding
-from results.example import make_failed, make_row
-from results.parquet import frame_of
+from assay.results.embedding import embedding
+from assay.results.example import make_failed, make_row
+from assay.results.parquet import frame_of
 
 
 def row(seed: int, attack: str = "none", **more: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results import statistics
-from results.statistics import auc, clopper_pearson, over_victims, t_interval, wilson
+from assay.results import statistics
+from assay.results.statistics import auc, clopper_pearson, over_victims, t_interval, wilson
 
 COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 

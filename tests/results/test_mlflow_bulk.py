@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from results.mlflow_bulk import ByClient, ByTables, NewRun, inserter
+from assay.results.mlflow_bulk import ByClient, ByTables, NewRun, inserter
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from results import mlflow_mirror, mlflow_runs
-from results.errors import ResultsError
-from results.example import make_failed, make_row
-from results.mlflow_mirror import Mirror, sync
-from results.parquet import write_curves, write_rows
+from assay.results import mlflow_mirror, mlflow_runs
+from assay.results.errors import ResultsError
+from assay.results.example import make_failed, make_row
+from assay.results.mlflow_mirror import Mirror, sync
+from assay.results.parquet import write_curves, write_rows
 
 # MLflow's own use of SQLAlchemy and pydantic.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # slow: the import and the schema take seconds

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from results import papers
-from results.errors import ResultsError
-from results.papers import ATTACK, WATERMARK, compare
+from assay.results import papers
+from assay.results.errors import ResultsError
+from assay.results.papers import ATTACK, WATERMARK, compare
 
 ROWS = {"usp_csp": 502, "function_coupled": 110, "null_embedding": 169, "ingrain": 2326, "greedy_residuals": 270}
 

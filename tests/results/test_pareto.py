@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results.pareto import Point, cheapest_removals, equilibrium, front, hypervolume, points, robustness
+from assay.results.pareto import Point, cheapest_removals, equilibrium, front, hypervolume, points, robustness
 
 
 def point(main: float, score: float, *, share: float | None = 0.1, removed: float = 0.0, before: float = 0.9) -> Point:

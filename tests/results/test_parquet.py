@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import parquet, schema
-from results.errors import ResultsError
-from results.example import make_failed, make_row
+from assay.results import parquet, schema
+from assay.results.errors import ResultsError
+from assay.results.example import make_failed, make_row
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 POINT = {"stage_key": "s", "stage": "embed", "curve": "fit", "step": 0, "metric": "loss", "value": 0.5}

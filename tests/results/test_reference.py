@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from results.parquet import plain_curves, read_records
+from assay.results.parquet import plain_curves, read_records
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 GRIDS = Path(__file__).parents[2] / "grids"

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import papers, tables
-from results.configs import label, natural, varying
-from results.errors import ResultsError
-from results.example import make_failed, make_row
-from results.parquet import frame_of
-from results.tables import Table, matrix, published, render, summary
+from assay.results import papers, tables
+from assay.results.configs import label, natural, varying
+from assay.results.errors import ResultsError
+from assay.results.example import make_failed, make_row
+from assay.results.parquet import frame_of
+from assay.results.tables import Table, matrix, published, render, summary
 
 FORMATS = ("md", "latex", "csv", "html")
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from tasks import architectures
-from tasks.architectures import ARCHITECTURES, Normalize, Shape, kind_of, register_architecture
-from tasks.checkpoint import load_tree, save_tree
-from tasks.errors import BadInput, UnsupportedModel
-from tasks.networks.classic import LeNet5
-from tasks.networks.mobile import InvertedResidual, ShuffleUnit
-from tasks.networks.plain import TRAFFIC, Plan
-from tasks.networks.text import LSTM, TextCNN
-from tasks.streams import global_stream
+from assay.tasks.errors import BadInput, UnsupportedModel
+from assay.tasks.networks import architectures
+from assay.tasks.networks.architectures import ARCHITECTURES, Normalize, Shape, kind_of, register_architecture
+from assay.tasks.networks.classic import LeNet5
+from assay.tasks.networks.mobile import InvertedResidual, ShuffleUnit
+from assay.tasks.networks.plain import TRAFFIC, Plan
+from assay.tasks.networks.text import LSTM, TextCNN
+from assay.tasks.streams import global_stream
+from assay.tasks.training.checkpoint import load_tree, save_tree
 
 GREY, COLOUR, LARGE, FACE, TEXT = (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 55, 47), (12,)
 VOCABULARY = 40

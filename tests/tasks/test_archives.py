@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import sources
-from tasks.archives import layouts
-from tasks.errors import BadInput, MissingData
-from tasks.sources import DATASETS, fingerprint, load
+from assay.tasks.data import sources
+from assay.tasks.data.archives import layouts
+from assay.tasks.data.sources import DATASETS, fingerprint, load
+from assay.tasks.errors import BadInput, MissingData
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
-from tasks.augment import PAD, Batches
-from tasks.schedule import Schedule
+from assay.tasks.training.augment import PAD, Batches
+from assay.tasks.training.schedule import Schedule
 
 
 def images(total: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data import (
+from assay.tasks.data.splits import (
     Labelled,
     Party,
     SplitMode,
@@ -19,7 +19,7 @@ from tasks.data import (
     to_model_input,
     validation_size,
 )
-from tasks.errors import BadInput
+from assay.tasks.errors import BadInput
 
 CLASSES = 5
 

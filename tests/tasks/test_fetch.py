@@ -11,9 +11,9 @@ import pytest
 import torchvision.datasets
 import torchvision.datasets.utils
 
-from tasks.errors import BadInput, MissingData
-from tasks.fetch import _FETCHERS, fetch
-from tasks.sources import DATASETS
+from assay.tasks.data.fetch import _FETCHERS, fetch
+from assay.tasks.data.sources import DATASETS
+from assay.tasks.errors import BadInput, MissingData
 
 
 def test_what_cannot_be_fetched_is_told(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tasks.errors import BadInput
-from tasks.inventory import data_status, verify_data
+from assay.tasks.data.inventory import data_status, verify_data
+from assay.tasks.errors import BadInput
 
 REAL = os.environ.get("ASSAY_DATA")
 

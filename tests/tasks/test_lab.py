@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tasks.architectures import Normalize
-from tasks.data import Labelled
-from tasks.lab import Lab
-from tasks.networks.classic import MLP
-from tasks.schedule import Schedule
-from tasks.streams import stream
-from tasks.trainer import Recipe, fit
+from assay.tasks.data.splits import Labelled
+from assay.tasks.lab import Lab
+from assay.tasks.networks.architectures import Normalize
+from assay.tasks.networks.classic import MLP
+from assay.tasks.streams import stream
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Recipe, fit
 
 DATA = Labelled(torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) % 2)
 

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import other
-from tasks.data import Labelled
-from tasks.errors import BadInput
-from tasks.other import adapt, classes_of, held_out, noise_images, noise_tokens, shares_images, untouched
-from tasks.sources import DATASETS, load
-from tasks.streams import stream
+from assay.tasks.data import other
+from assay.tasks.data.other import adapt, classes_of, held_out, noise_images, noise_tokens, shares_images, untouched
+from assay.tasks.data.sources import DATASETS, load
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import BadInput
+from assay.tasks.streams import stream
 
 
 def images(count: int, *shape: int) -> Labelled:
@@ -164,7 +164,7 @@ def test_every_pair_is_known() -> None:
 
 
 def test_a_root_is_passed_on(tmp_path: Path) -> None:
-    from tasks.errors import MissingData
+    from assay.tasks.errors import MissingData
 
     with pytest.raises(MissingData):
         untouched("mnist", tmp_path, 600)

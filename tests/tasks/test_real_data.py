@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.data import split
-from tasks.errors import MissingData
-from tasks.sources import DATASETS, load
+from assay.tasks.data.sources import DATASETS, load
+from assay.tasks.data.splits import split
+from assay.tasks.errors import MissingData
 
 REAL = os.environ.get("ASSAY_DATA")
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from tasks.data import Labelled
-from tasks.recipe import Batch, Recipe, State, Terms
-from tasks.schedule import Schedule
-from tasks.trainer import fit
+from assay.tasks.data.splits import Labelled
+from assay.tasks.training.recipe import Batch, Recipe, State, Terms
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import fit
 
 
 def reference(build: object, epochs: int, lr: float) -> list[float]:

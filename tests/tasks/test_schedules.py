@@ -8,16 +8,16 @@ from importlib import resources
 
 import pytest
 
-from tasks.errors import BadInput
-from tasks.schedule import Schedule, parse
-from tasks.schedules import PAPERS, scaled_epochs, settings, victim_epochs
-from tasks.task import named_tasks, resolve_task
+from assay.tasks.errors import BadInput
+from assay.tasks.task import named_tasks, resolve_task
+from assay.tasks.training.schedule import Schedule, parse
+from assay.tasks.training.schedules import PAPERS, scaled_epochs, settings, victim_epochs
 
 
 def printed(paper: str) -> set[str]:
     """Return the networks that a paper prints numbers for, `<dataset>-<model>`, students among them."""
     found = set()
-    with (resources.files("results.published") / f"{paper}.csv").open(encoding="utf-8") as file:
+    with (resources.files("assay.results.published") / f"{paper}.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             found.add(f"{row['dataset']}-{row['model']}")
             if student := json.loads(row["attack_params"]).get("student"):

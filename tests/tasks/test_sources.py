@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import cache, sources
-from tasks.data import Labelled
-from tasks.errors import BadInput, MissingData
-from tasks.sources import DATASETS, SOURCES, DatasetInfo, decode, fingerprint, load, register_dataset
+from assay.tasks.data import cache, sources
+from assay.tasks.data.sources import DATASETS, SOURCES, DatasetInfo, decode, fingerprint, load, register_dataset
+from assay.tasks.data.splits import Labelled
+from assay.tasks.errors import BadInput, MissingData
 
 REAL = os.environ.get("ASSAY_DATA")
 COUNTS = {"train": 40, "test": 20}

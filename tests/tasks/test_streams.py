@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.streams import global_stream, seed_global, stream, stream_seed
+from assay.tasks.streams import global_stream, seed_global, stream, stream_seed
 
 NAMES = st.lists(st.one_of(st.integers(0, 10**6), st.text("abc-", min_size=1, max_size=5)), min_size=1, max_size=4)
 

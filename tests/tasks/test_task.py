@@ -9,9 +9,9 @@ import pytest
 import torch
 from pydantic import Field
 
-from tasks.errors import BadInput, UnsupportedModel
-from tasks.schedule import Frozen, Schedule, parse
-from tasks.task import Task, named_tasks, profiles, resolve_task
+from assay.tasks.errors import BadInput, UnsupportedModel
+from assay.tasks.task import Task, named_tasks, profiles, resolve_task
+from assay.tasks.training.schedule import Frozen, Schedule, parse
 
 
 @pytest.mark.parametrize(("profile", "references"), [("paper", 10), ("laptop", 5), ("smoke", 3)])

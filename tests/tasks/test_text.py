@@ -14,11 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import cache, sources
-from tasks.data import Labelled, split
-from tasks.errors import BadInput
-from tasks.sources import DATASETS, DatasetInfo, _check, fingerprint, load
-from tasks.text import FIRST_WORD, PADDING, UNKNOWN, encode, tokenise, vocabulary_table
+from assay.tasks.data import cache, sources
+from assay.tasks.data.sources import DATASETS, DatasetInfo, _check, fingerprint, load
+from assay.tasks.data.splits import Labelled, split
+from assay.tasks.data.text import FIRST_WORD, PADDING, UNKNOWN, encode, tokenise, vocabulary_table
+from assay.tasks.errors import BadInput
 
 REAL = os.environ.get("ASSAY_DATA")
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks.architectures import Normalize
-from tasks.checkpoint import load_tree
-from tasks.data import Labelled
-from tasks.meter import Meter
-from tasks.networks.classic import MLP, MiniCNN
-from tasks.numerics import has_fast_bf16, settle
-from tasks.schedule import Schedule
-from tasks.trainer import Batch, Recipe, Rolling, State, Trained, evaluate, fit, predict, training_mode
+from assay.tasks.data.splits import Labelled
+from assay.tasks.networks.architectures import Normalize
+from assay.tasks.networks.classic import MLP, MiniCNN
+from assay.tasks.training.checkpoint import load_tree
+from assay.tasks.training.meter import Meter
+from assay.tasks.training.numerics import has_fast_bf16, settle
+from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import Batch, Recipe, Rolling, State, Trained, evaluate, fit, predict, training_mode
 
 SHAPE = (3, 8, 8)
 NORMALIZE = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -1,0 +1,1 @@
+"""Abstract methods that several schemes share."""

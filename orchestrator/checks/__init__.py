@@ -1,0 +1,1 @@
+"""Contract checks of methods and attacks: what `assay check` runs."""

@@ -1,0 +1,1 @@
+"""From a plan to committed stages: executors, scheduling, the sweep and its rows."""

@@ -1,0 +1,1 @@
+"""From a grid to a plan: parsing, plugins, cells and stages, estimates."""

@@ -1,0 +1,1 @@
+"""One stage at work: what it has at hand, what it measures, what it records."""

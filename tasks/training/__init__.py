@@ -1,0 +1,1 @@
+"""One training loop, its schedules, precision, checkpoints and meters."""
