@@ -27,9 +27,6 @@ class Task(Frozen):
     schedule: Schedule = Schedule()
     samples: int | None = Field(None, ge=50)  # training images used, before the owner/attacker split; None: all
     test_samples: int | None = Field(None, ge=10)  # None: all
-    references: int = Field(5, ge=1)  # unmarked models for calibration: 3 smoke, 5 laptop, 10 paper
-    processed: int = Field(1, ge=0)  # references that calibrate fine-tuned, distilled and pruned too, a model each
-    calibration_keys: int = Field(100, ge=10)  # fresh keys drawn for the calibrated thresholds
     attacker_share: float = Field(ATTACKER_SHARE, ge=0.05, le=0.5)  # of the training set, disjoint from the owner's
 
     @property
@@ -80,14 +77,14 @@ class Task(Frozen):
 # Sizes by profile: `paper` is as large as the papers, `laptop` keeps the claims alive on two CPU cores, `smoke` only
 # exercises the code. Schedules by profile are in `tasks.training.schedules`.
 _SIZES: Mapping[str, Mapping[str, int]] = {
-    "paper": {"references": 10},
-    "laptop": {"references": 5},
-    "smoke": {"samples": 512, "test_samples": 256, "references": 3, "processed": 0, "calibration_keys": 20},
+    "paper": {},
+    "laptop": {},
+    "smoke": {"samples": 512, "test_samples": 256},
 }
 # Networks that run faster, or no slower, with the channels innermost: max pooling and batch norm gain most. On one CPU
 # thread a step of LeNet-5 took 9.2 ms instead of 10.7; gains go from none (VGG-16) to half the time (DeepID, cnn-mini).
 _CHANNELS_LAST = frozenset(key for key in ARCHITECTURES if kind_of(key) == "image" and not key.startswith("mlp-"))
-_TASK_FIELDS = ("samples", "test_samples", "references", "processed", "calibration_keys", "attacker_share")
+_TASK_FIELDS = ("samples", "test_samples", "attacker_share")
 
 
 def profiles() -> tuple[str, ...]:

@@ -1,8 +1,7 @@
-"""Counterfeit evidence for an unchanged network, by kind of evidence; what a method's `forge` may call."""
+"""Counterfeit evidence for an unchanged network, by kind of evidence; what a rival may call."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,37 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.methods.parts.signature import committed
-from assay.methods.suspect import Suspect
 from assay.tasks.data.splits import to_model_input
 from assay.tasks.errors import UnsupportedModel
-from assay.tasks.training.schedule import Schedule
-
-
-@dataclass(frozen=True)
-class Forgery:
-    """A forging procedure of a method's own literature, and what it is given.
-
-    Attributes:
-        procedure: one of the method's `forgeries`.
-        draws: tries of a search.
-        flips: share of the signs or bits that the claim turns, in [0, 1].
-        schedule: of what is optimised.
-        leaked: the owner's secret, where the procedure starts from it (public level 2); else None.
-    """
-
-    procedure: str
-    draws: int
-    flips: float
-    schedule: Schedule
-    leaked: dict[str, Any] | None
-
-
-def relabel(victim: Suspect, inputs: Tensor) -> Tensor:
-    """Return the victim's own predictions (N,) on any inputs, to be claimed as the secret labels of a trigger set.
-
-    Verifies with certainty wherever labels are not bound to the inputs before the network is seen.
-    """
-    return victim.labels(inputs)
 
 
 def adversarial_triggers(

@@ -65,11 +65,26 @@ class State:
 class Recipe:
     """What a method may vary of training. Every part has one owner and a neutral default.
 
-    The defaults are plain supervised training with mean cross-entropy.
+    The defaults are plain supervised training with mean cross-entropy. Randomness comes from named streams
+    (`lab.stream`), never from torch's global generator, whose state dropout shares with the unmarked model.
+
+    Attributes:
+        notes: remarks for the record, made while the recipe is at work.
+
+    Example: twenty noise images with their labels behind every batch.
+        >>> class Append(Recipe):
+        ...     def __init__(self, images, labels):
+        ...         super().__init__()
+        ...         self.images, self.labels = images, labels
+        ...     def mix(self, batch, step):
+        ...         return batch.append(self.images, self.labels)
     """
 
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        """Change layers before the optimiser exists; return the network to train."""
+        """Change layers before the optimiser exists; return the network to train (`finish` gives a plain one back)."""
         return model
 
     def parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
@@ -100,6 +115,14 @@ class Recipe:
         done = state.descend(terms)
         self.after_step(state.model, batch)
         return done
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Return the plain network to release, after training; here the secret is completed in place, too.
+
+        Raises:
+            NotEmbedded: the owner's mark misses a gate of its own.
+        """
+        return model
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that must survive a restart at an epoch's end (tensors and plain values)."""

@@ -14,8 +14,10 @@ from hypothesis import settings
 from torch import nn
 
 from assay.methods import METHODS
-from assay.methods.base import Mark, Method
+from assay.methods.base import Method
+from assay.methods.embedding import Mark, embed
 from assay.methods.suspect import Suspect
+from assay.tasks.calibration import Calibration
 from assay.tasks.data.splits import Labelled, Splits
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task, resolve_task
@@ -36,8 +38,8 @@ class Workbench:
         self._kept: dict[Any, Any] = {}
 
     def task(self, key: str = "digits-cnn-mini", **changes: Any) -> Task:
-        """Return a task of the laptop profile, with two reference models and 20 calibration keys unless changed."""
-        return resolve_task(key, "laptop", {"references": 2, "processed": 0, "calibration_keys": 20, **changes})
+        """Return a task of the laptop profile."""
+        return resolve_task(key, "laptop", changes)
 
     def splits(self, task: Task, seed: int = 0) -> Splits:
         key = ("splits", task, seed)
@@ -45,35 +47,53 @@ class Workbench:
             self._kept[key] = task.data(None, seed, CPU)
         return self._kept[key]
 
-    def method(self, key: str, **changes: Any) -> Method:
+    def method(self, key: str, **changes: Any) -> Method[Any]:
         """Return a method in the laptop profile, with changes."""
         cls = METHODS[key]
         return cls(cls.Config(**{**cls.laptop, **changes}))
 
-    def lab(self, plugin: str, task: Task, seed: int = 0, train_seed: str = "victim") -> Lab:
+    def lab(self, plugin: str, task: Task, seed: int = 0, train_seed: str = "victim", **changes: Any) -> Lab:
+        """Return an owner's lab with two references and 20 keys; `changes` are further fields (`data`, `role`)."""
         count = self._kept["labs"] = self._kept.get("labs", 0) + 1
-        return Lab(plugin, seed, CPU, self.scratch / str(count), train_seed, lambda role: self.unmarked(task, role))
+        given = {
+            "task": task,
+            "data": self.splits(task).owner,
+            "role": "owner",
+            "calibration": Calibration(references=2, processed=0, keys=20),
+            "unmarked": lambda role: self.unmarked(task, role),
+            **changes,
+        }
+        return Lab(
+            plugin=plugin, seed=seed, device=CPU, scratch=self.scratch / str(count), train_seed=train_seed, **given
+        )
+
+    def attacker(self, plugin: str, task: Task, seed: int = 0, **changes: Any) -> Lab:
+        """Return an attacker's lab: its own data, no unmarked models."""
+        given = {"data": self.splits(task).attacker, "role": "attacker", "unmarked": _nothing, **changes}
+        return self.lab(plugin, task, seed, "attack", **given)
 
     def unmarked(self, task: Task, role: str) -> nn.Module:
         """Return a copy of an unmarked model; `clean` shares the victim's streams."""
         key = ("unmarked", task.key, task.schedule, task.samples, role)
         if key not in self._kept:
             seed = "victim" if role == "clean" else role
-            trained = self.lab("clean", task, train_seed=seed).fit(
-                task.build(seed), self.splits(task).owner.train, schedule=task.schedule
-            )
+            trained = self.lab("clean", task, train_seed=seed).fit(task.build(seed), self.splits(task).owner.train)
             self._kept[key] = trained.model
         return copy.deepcopy(self._kept[key])
 
-    def marked(self, method: Method, task: Task) -> Mark:
+    def marked(self, method: Method[Any], task: Task) -> Mark:
         """Return the mark of victim seed 0, embedded once."""
         key = ("marked", method.key, method.config, task)
         if key not in self._kept:
-            self._kept[key] = method.embed(task, self.splits(task).owner, self.lab(method.key, task))
+            self._kept[key] = embed(method, self.lab(method.key, task))
         return self._kept[key]
 
-    def suspect(self, method: Method, model: nn.Module) -> Suspect:
+    def suspect(self, method: Method[Any], model: nn.Module) -> Suspect:
         return Suspect(model, method.access, method.key)
+
+
+def _nothing(role: str) -> nn.Module:
+    raise KeyError(f"an attacker has no unmarked model {role!r}")
 
 
 @pytest.fixture(scope="session")
