@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from assay.attacks.base import Attack
 from assay.methods.base import PROCESSES, Method
 from assay.orchestrator.keys import SCHEMA, canonical, content_key
 from assay.orchestrator.planning import cost
+from assay.orchestrator.planning.calibration import ELSEWHERE
 from assay.orchestrator.planning.configs import configured
 from assay.orchestrator.planning.grid import Entry, Grid
 from assay.orchestrator.planning.plan import Cell, Plan, Stage, StageKind
@@ -82,7 +83,10 @@ class _Planner:
             {"device": device} if threads == 1 or device == "cuda" else {"device": device, "threads": threads}
         )
         base = grid.profile if grid.profile in profiles() else "laptop"
-        tasks = (resolve_task(e.key, base, {**grid.train, **e.params}, f"{e.where}: ") for e in grid.tasks)
+        tasks = (
+            resolve_task(e.key, base, {**grid.train, **_sizes(grid.calibration | e.calibration), **e.params}, e.where)
+            for e in grid.tasks
+        )
         self.tasks = _unique(t.but(schedule=settle(t.schedule, torch.device(device)).model_dump()) for t in tasks)
         self.methods = self._plugins(grid.methods, registry.methods, base)
         self.attacks = self._plugins(grid.attacks, registry.attacks, base)
@@ -302,6 +306,11 @@ class _TaskFacts:
         else:
             many = self.size.parameters
             self.resource = "gpu.small" if many < 1e6 else "gpu.medium" if many < 2e7 else "gpu.large"
+
+
+def _sizes(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a calibration under the names that a task gives them."""
+    return {name: calibration[field] for name, field in ELSEWHERE.items() if field in calibration}
 
 
 def _unique(tasks: Iterator[Task]) -> list[Task]:
