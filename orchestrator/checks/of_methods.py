@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from assay.methods.verdict import STRICT_ALPHA, Verdict
 from torch import nn
 
 from assay.methods.base import Mark, Method, Secret
 from assay.methods.suspect import Access, Suspect
-from assay.methods.verdict import STRICT_ALPHA, Verdict
 from assay.orchestrator.checks.workbench import (
     Bench,
     BenchLab,

@@ -85,6 +85,7 @@ class Views:
         rows = list(self.rows.all())
         write_rows(self.out, [*self.kept_rows, *rows])
         write_curves(self.out, [*self.kept_curves, *self.rows.curves()])
+        write_nulls(self.out, [*self.kept_nulls, *self.rows.nulls()])
         self.compacted_at = time.monotonic()
         return rows
 
