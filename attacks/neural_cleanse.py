@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.base import Attack, Outcome, Victim
 from assay.attacks.parts.training import divergence, fine_tuning, needs_samples, probes
 from assay.attacks.parts.trigger_removal import Unlearning, prune_excited
 from assay.attacks.parts.trigger_search import SearchConfig, Trigger, anomaly, search_triggers

@@ -9,7 +9,6 @@ from torch import nn
 from assay.attacks.base import Adapted
 from assay.attacks.parts.heads import fresh_head, layers, with_head
 from assay.attacks.parts.training import FineTuning, only_trainable
-from assay.tasks.data.splits import Labelled
 from assay.tasks.lab import Lab
 
 

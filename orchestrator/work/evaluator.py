@@ -1,4 +1,4 @@
-"""What the evaluator measures of an attack: it holds the secret and the test set, no attack does. It decides nothing."""
+"""What the evaluator measures of an attack, with the secret and the test set that no attack sees; it decides nothing."""
 
 from __future__ import annotations
 
