@@ -1,4 +1,4 @@
-"""What the evaluator measures of an attack, with the secret and the test set that no attack sees; it decides nothing."""
+"""What the evaluator, who holds secret and test set, measures of an attack. It decides nothing."""
 
 from __future__ import annotations
 
