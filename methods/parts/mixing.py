@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from assay.tasks.lab import Lab
-from assay.tasks.training.trainer import Batch, Recipe
+from assay.tasks.training.recipe import Batch, Recipe
 
 
 class KeyBatches:
