@@ -15,20 +15,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from assay.methods.base import Method, MethodConfig, Secret, lab_for_key
-from assay.methods.parts.forging import relabel
+from assay.methods.base import Method, MethodConfig, MethodNeeds, Secret
 from assay.methods.parts.mixing import KeyBatches, MixKeys
 from assay.methods.parts.signature import committed, opens
 from assay.methods.parts.statistics import binomial_tail, fisher_control
 from assay.methods.parts.triggers import abstract_images
+from assay.methods.reading import Reading
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Verdict
-from assay.tasks.data.splits import Party
 from assay.tasks.errors import CapacityError
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
+from assay.tasks.training.recipe import Recipe
 from assay.tasks.training.schedule import Schedule
-from assay.tasks.training.trainer import Recipe
 
 
 class Config(MethodConfig):
@@ -43,7 +41,7 @@ class Config(MethodConfig):
     largest_share: float = Field(0.1, gt=0, le=1)  # of keys relative to the owner's training set
 
 
-class Adi(Method):
+class Adi(Method[Config]):
     """A trigger set of abstract pictures with uniformly random labels."""
 
     key = "adi"
@@ -60,16 +58,28 @@ class Adi(Method):
         kind = task.info.kind
         return None if kind == "image" else f"the triggers are pictures; {task.dataset} holds {kind}"
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def needs(self, task: Task) -> MethodNeeds:
+        """The variant `pretrained` starts from the finished unmarked model."""
+        return MethodNeeds(start="scratch" if self.config.variant == "from_scratch" else "clean")
+
+    def schedule(self, task: Task) -> Schedule:
+        """Return the task's schedule or, for `pretrained`, further epochs at its last learning rate."""
+        own = task.schedule
+        if self.config.variant == "from_scratch":
+            return own
+        more: Schedule = own.steady(epochs=self.config.epochs_pretrained, lr=own.last_lr)
+        return more
+
+    def draw(self, lab: Lab) -> Secret:
         """Draw pictures and labels of keys and controls, and commit to them.
 
         Raises:
             CapacityError: more keys than `largest_share` of the owner's training set.
         """
-        keys, total = self.config.keys, self.config.keys + self.config.controls
+        keys, total, task = self.config.keys, self.config.keys + self.config.controls, lab.task
         # An attacker may spend as many keys as it likes; only an owner's own network must stay useful.
-        if data.mode == "owner" and keys > (most := int(self.config.largest_share * len(data.train))):
-            raise CapacityError(f"adi: {keys} keys exceed {most}, the most for {len(data.train)} training samples")
+        if lab.role == "owner" and keys > (most := int(self.config.largest_share * len(lab.data.train))):
+            raise CapacityError(f"adi: {keys} keys exceed {most}, the most for {len(lab.data.train)} training samples")
         draws = lab.stream("secret")
         images = abstract_images(total, task.shape, draws)
         labels = torch.randint(0, task.classes, (total,), generator=draws)
@@ -82,23 +92,17 @@ class Adi(Method):
         }
         return committed(secret, lab.stream("secret", "salt"))
 
-    def continued(self, own: Schedule) -> Schedule | None:
-        """Return, for the variant `pretrained`, further epochs at the last learning rate."""
-        if self.config.variant == "from_scratch":
-            return None
-        return own.steady(epochs=self.config.epochs_pretrained, lr=own.last_lr)
-
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         """Append a few keys to every clean batch."""
         return MixKeys(KeyBatches(secret["inputs"], secret["labels"], self.config.keys_per_batch, lab))
 
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
-        """Query keys and controls; T1 on the keys, with T4 beside it in the metrics."""
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
+        """Query keys and controls; test T1 on the keys; test T4, against the controls, is a metric."""
         score, hits, keys = self.score(suspect, secret)
         control_hits = _hits(suspect, secret, "control_")
         controls = len(secret["control_labels"])
         classes, threshold = secret["classes"], 1 - self.config.tolerance
-        return Verdict(
+        return Reading(
             score, 1 / classes, threshold, binomial_tail(hits, keys, 1 / classes), score >= threshold, "T1", hits, keys,
             metrics={
                 "p_control": fisher_control(hits, keys, control_hits, controls),
@@ -106,13 +110,6 @@ class Adi(Method):
                 "commitment_opens": float(opens(secret)),
             },
         )  # fmt: skip
-
-    def forge(self, victim: Suspect, task: Task, data: Party, lab: Lab, draws: int) -> Secret:
-        """Claim fresh pictures with the victim's own answers as labels: what an uncommitted trigger set is worth."""
-        lab = lab_for_key(lab, 0)
-        secret = self.draw(task, data, lab)
-        secret["labels"] = relabel(victim, secret["inputs"]).cpu()
-        return committed(secret, lab.stream("secret", "salt"))
 
     def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int, int]:
         """Return (share of keys answered as labelled, how many, of how many)."""

@@ -3,8 +3,8 @@
 Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural Networks", 2019,
     https://arxiv.org/abs/1910.01226
 Access: labels, for inputs far outside [0, 1]; a service that clips its inputs hides the mark. Protected is the network.
-Differs from the paper: Ed25519 signatures instead of RSA (`scheme` has RSA with 2,048 bits) and domain-separated
-    SHA-256/SHAKE-256 for the unspecified hashes; the value of lambda, lost in the available text, is 2000 in
+Differs from the paper: Ed25519 signatures instead of RSA, and domain-separated SHA-256/SHAKE-256 for the unspecified
+    hashes; the value of lambda, lost in the available text, is 2000 in
     convolutional networks without normalisation, like the paper's, and 2000/255 elsewhere (extreme samples ruin batch
     statistics, and a perceptron's null part stays at chance); a p-value by key re-draw (T6), since an unmarked network
     answers an extreme pattern with one class as a whole and no binomial law holds. Without clipped gradients lambda
@@ -20,31 +20,28 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
-import torch
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationInfo, field_validator, model_serializer
+from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
-from assay.methods.base import Mark, Method, MethodConfig, Secret
-from assay.methods.parts.dual import Examination, Pattern, answers_of, pattern, stamp
+from assay.methods.base import Method, MethodConfig, MethodNeeds, Secret
+from assay.methods.parts.dual import Examination, Pattern, pattern
+from assay.methods.parts.dual_batches import DualBatches
 from assay.methods.parts.redraw import redraw_p_value
-from assay.methods.parts.signature import SIGNATURE_BYTES, Scheme, is_signed, random_bytes, signed_key
+from assay.methods.parts.signature import SIGNATURE_BYTES, after_search, is_signed, random_bytes, signed_key
+from assay.methods.reading import Reading
+from assay.methods.rival import Rival, RivalConfig
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Verdict
-from assay.tasks.data.splits import Party, to_model_input
+from assay.tasks.data.splits import to_model_input
 from assay.tasks.errors import NotEmbedded, UnsupportedModel
 from assay.tasks.lab import Lab
 from assay.tasks.streams import stream
 from assay.tasks.task import Task
+from assay.tasks.training.norms import has_batch_norm
+from assay.tasks.training.recipe import Recipe
 from assay.tasks.training.schedule import Schedule
-from assay.tasks.training.trainer import Batch, Recipe
 
 _HARMLESS_EXTREME = 50.0  # batch statistics survive patterns up to about this lambda
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-_GRINDING = 2.0**40  # signatures that a determined claimant can try
-# Settings that came later: at these values they change nothing, and what was stored before them keeps its key.
-_LATER: dict[str, Any] = {
-    "scheme": "ed25519", "allow_incremental": False, "start": "scratch", "epochs_after": 10, "redraw_probes": None,
-}  # fmt: skip
+_OTHER_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm, nn.LayerNorm)
 
 
 class Config(MethodConfig):
@@ -64,7 +61,6 @@ class Config(MethodConfig):
     null_keys: int = Field(999, ge=9)  # fresh keys of test T6
     redraw_probes: int | None = Field(None, ge=10)  # probes that T6 asks, the first ones; None: all
     search_budget: int = Field(1, ge=1)  # signatures that the claimant tried; multiplies the p-value
-    scheme: Scheme = "ed25519"  # of the signatures over the owners' messages
     allow_incremental: bool = False  # accept start="clean", to test that only training from scratch embeds
     start: Literal["scratch", "clean"] = "scratch"  # clean: train a finished, unmarked model on
     epochs_after: int = Field(10, ge=0)  # of start="clean", at the schedule's last rate
@@ -76,63 +72,57 @@ class Config(MethodConfig):
             raise ValueError("must be 'scratch' as in the paper, unless allow_incremental is set")
         return start
 
-    @model_serializer(mode="wrap")
-    def _canonical(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if name not in _LATER or value != _LATER[name]}
-
 
 @lru_cache(maxsize=64)  # calibration draws many keys for one task
-def _bears_2000(task: Task) -> bool:
-    """Return whether lambda 2000 can be learned: by convolutions alone, without statistics that it would ruin."""
-    layers = list(task.build("layers").modules())
-    normed = any(isinstance(layer, _NORMS) for layer in layers)
-    return not normed and any(isinstance(layer, nn.Conv2d) for layer in layers)
+def _layers(task: Task) -> tuple[bool, bool, bool]:
+    """Return whether the task's network has batch norm, another normalisation, convolutions."""
+    network = task.build("layers")
+    other, convolution = (
+        any(isinstance(layer, kind) for layer in network.modules()) for kind in (_OTHER_NORMS, nn.Conv2d)
+    )
+    return has_batch_norm(network), other, convolution
 
 
-@lru_cache(maxsize=64)
-def _has_batch_norm(task: Task) -> bool:
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in task.build("layers").modules())
+class _Embedding(DualBatches):
+    """Stamps a share of every batch; at the end each hidden mark passes the gate as the announced one does."""
+
+    def __init__(self, method: NullEmbedding, secret: Secret, lab: Lab) -> None:
+        patterns = [_pattern(secret, owner["signature"]) for owner in (secret, *secret["hidden"])]
+        if secret.get("denied"):
+            patterns = [replace(own, signs=-own.signs) for own in patterns]
+        config = method.config
+        super().__init__(patterns, secret["extreme"], config.inject_ratio, config.grad_clip, lab)
+        self.method, self.secret = method, secret
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        method, suspect = self.method, Suspect(model, self.method.access, self.method.key)
+        for number, hidden in enumerate(hidden_marks(self.secret) if self.lab.role == "owner" else ()):
+            if (score := method.score(suspect, hidden)[0]) >= method.gate:
+                continue
+            where = f"{method.key} on {self.lab.task.key}"
+            message = f"{where}: hidden mark {number} scores {score:.4f}, below the gate {method.gate}"
+            if not method.config.allow_weak:
+                raise NotEmbedded(f"{message}; train longer, embed fewer marks or set allow_weak")
+            self.notes.append(f"weak: {message}")
+        return model
 
 
-class _DualEmbedding(Recipe):
-    """Replaces a share of every batch by stamped samples, in place; the clean order stays as drawn.
+class NullEmbeddingRival(Rival[RivalConfig]):
+    """An adversary who signs patterns of its own."""
 
-    The mean cross-entropy of such a batch is, in expectation and up to the factor 1 - rho, the objective of section
-    6.2, E[l(y, F(x)) + alpha l(y_W, F(x (+) [inv(p), lambda])) + beta l(y, F(x (+) [p, lambda]))], with
-    alpha = beta = (rho / 2) / (1 - rho): 0.5 for the inject ratio rho = 0.5, 0.0556 for 0.1.
-    """
+    def unbounded(self) -> Method[Any]:
+        """Return the method without its bound on gradients."""
+        return type(self.method)(self.method.config.but(grad_clip=None))
 
-    def __init__(self, patterns: list[Pattern], extreme: float, config: Config, samples: int, lab: Lab) -> None:
-        self.signs = [p.signs.to(lab.device) for p in patterns]
-        self.targets = [p.label for p in patterns]
-        self.extreme, self.config, self.samples, self.lab = extreme, config, samples, lab
+    def deny(self, secret: Secret, lab: Lab) -> Secret:
+        """Return the announced mark as denied: its pattern shall force the class, and the inverse change nothing.
 
-    def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        # One draw per sample of the epoch, moved to the device at once; the ranks within a batch choose positions.
-        draws = torch.rand(self.samples, generator=self.lab.stream("inject", epoch), dtype=torch.float64)
-        self.draws, self.used = draws.to(self.lab.device), 0
-
-    def mix(self, batch: Batch, step: int) -> Batch:
-        size = batch.clean
-        replaced = int(self.config.inject_ratio * size + 0.5)
-        order = self.draws[self.used : self.used + size].argsort()[:replaced]
-        self.used += size
-        if not replaced:
-            return batch
-        inputs, labels = batch.inputs.clone(), batch.labels.clone()
-        for signs, target, places in zip(self.signs, self.targets, order.tensor_split(len(self.signs)), strict=True):
-            true, null = places[: len(places) // 2], places[len(places) // 2 :]
-            inputs[null] = stamp(inputs[null], signs, self.extreme)
-            inputs[true] = stamp(inputs[true], -signs, self.extreme)
-            labels[true] = target
-        return Batch(inputs, labels, batch.index, size)
-
-    def on_gradients(self, model: nn.Module) -> None:
-        if self.config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), self.config.grad_clip)
+        Marks that the owner holds back are not public, so their denial is not embedded (section 6.3).
+        """
+        return {**secret, "hidden": [], "denied": True}
 
 
-class NullEmbedding(Method):
+class NullEmbedding(Method[Config]):
     """A signature's pattern, null and true embedded from the first epoch on."""
 
     key = "null-embedding"
@@ -141,6 +131,7 @@ class NullEmbedding(Method):
     access = "labels"
     family = "keys"
     gate = 0.8
+    rival = NullEmbeddingRival
     Config = Config
     laptop: ClassVar[dict[str, Any]] = {"extreme": 2000 / 255, "n_probe": 200, "redraw_probes": 50}
 
@@ -152,20 +143,33 @@ class NullEmbedding(Method):
         if min(height, width) <= size:
             return f"images of {height}x{width} are not larger than the pattern of {size}x{size}"
         extreme = self._extreme(task)
-        if _has_batch_norm(task) and extreme > _HARMLESS_EXTREME and not self.config.allow_bn:
+        if _layers(task)[0] and extreme > _HARMLESS_EXTREME and not self.config.allow_bn:
             return f"extreme {extreme:g} ruins batch norm (at most {_HARMLESS_EXTREME:g}); lower it or set allow_bn"
         return None
 
     def _extreme(self, task: Task) -> float:
         if self.config.extreme is not None:
             return float(self.config.extreme)
-        return 2000.0 if _bears_2000(task) else 2000 / 255
+        # Convolutions alone can learn 2000, where no normalisation is ruined by it.
+        return 2000.0 if _layers(task) == (False, False, True) else 2000 / 255
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def needs(self, task: Task) -> MethodNeeds:
+        """Embedding starts from the clean model if the settings say so."""
+        return MethodNeeds(start=self.config.start)
+
+    def schedule(self, task: Task) -> Schedule:
+        """Return the task's schedule or, with start `clean`, further epochs at its last learning rate."""
+        own = task.schedule
+        if self.config.start == "scratch":
+            return own
+        more: Schedule = own.steady(epochs=self.config.epochs_after, lr=own.last_lr)
+        return more
+
+    def draw(self, lab: Lab) -> Secret:
         """Sign with fresh keys and keep held-out images as probes; everything else follows from the signature."""
-        draws = lab.stream("secret")
-        announced, *hidden = (signed_key(draws, self.config.scheme) for _ in range(self.config.marks))
-        probes = data.held_out.take(slice(0, self.config.n_probe))
+        draws, task = lab.stream("secret"), lab.task
+        announced, *hidden = (signed_key(draws) for _ in range(self.config.marks))
+        probes = lab.data.held_out.take(slice(0, self.config.n_probe))
         return {
             **announced,
             "hidden": hidden,
@@ -177,38 +181,11 @@ class NullEmbedding(Method):
             "labels": probes.labels.cpu(),
         }
 
-    def continued(self, own: Schedule) -> Schedule | None:
-        """Return, with start `clean`, further epochs at the last learning rate."""
-        return own.steady(epochs=self.config.epochs_after, lr=own.last_lr) if self.config.start == "clean" else None
-
-    def embed(self, task: Task, data: Party, lab: Lab) -> Mark:
-        """Mark a model; the marks that are held back pass the gate as the announced one does."""
-        mark = super().embed(task, data, lab)
-        suspect = Suspect(mark.model, self.access, self.key)
-        for number, hidden in enumerate(hidden_marks(mark.secret)):
-            if (score := self.score(suspect, hidden)[0]) >= self.gate:
-                continue
-            message = f"{self.key} on {task.key}: hidden mark {number} scores {score:.4f}, below the gate {self.gate}"
-            if not self.config.allow_weak:
-                raise NotEmbedded(f"{message}; train longer, embed fewer marks or set allow_weak")
-            mark.notes.append(f"weak: {message}")
-        return mark
-
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         """Stamp a share of every batch; the extreme value in the secret decides."""
-        patterns = [_pattern(secret, owner["signature"]) for owner in (secret, *secret["hidden"])]
-        if secret.get("denied"):
-            patterns = [replace(own, signs=-own.signs) for own in patterns]
-        return _DualEmbedding(patterns, secret["extreme"], self.config, len(data.train), lab)
+        return _Embedding(self, secret, lab)
 
-    def contradict(self, secret: Secret, task: Task, lab: Lab) -> Secret:
-        """Deny the announced mark: its pattern shall force the class, and the inverse change nothing.
-
-        Marks that the owner holds back are not public, and their denial is not embedded (section 6.3).
-        """
-        return {**secret, "hidden": [], "denied": True}
-
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         """Check the signature, then both parts of the announced mark, then T6 (Algorithm 3).
 
         The score is the accuracy WM of section 7.1. The chance level is 1/K for each part, less for the smaller of the
@@ -216,7 +193,7 @@ class NullEmbedding(Method):
         """
         chance, threshold = 1 / secret["classes"], self.config.threshold
         if not is_signed(secret):
-            return Verdict(0.0, chance, threshold, 1.0, False, "T6", reason="signature")
+            return Reading(0.0, chance, threshold, 1.0, False, "T6", reason="signature")
         own = _pattern(secret, secret["signature"])
         exams = {metric: self._examination(suspect, secret, metric) for metric in ("label", "agreement")}
         exam = exams[self.config.null_metric]
@@ -237,13 +214,13 @@ class NullEmbedding(Method):
             "true": _share(true),
             **{f"null_{metric}": _share(count) for metric, count in null.items()},
             "passes_at_half": float(score >= 0.5),
-            "p_search_2to40": min(1.0, p_value * _GRINDING),
+            "p_search_2to40": after_search(p_value),
             "fresh_keys": float(drawn),
             "out_of_range_allowed": 1.0,
             **{f"hidden_{i}": self.score(suspect, hidden)[0] for i, hidden in enumerate(hidden_marks(secret))},
         }
-        p_value = min(1.0, p_value * self.config.search_budget)
-        return Verdict(score, chance, threshold, p_value, score >= threshold, "T6", *least, metrics=metrics)
+        p_value = after_search(p_value, self.config.search_budget)
+        return Reading(score, chance, threshold, p_value, score >= threshold, "T6", *least, metrics=metrics)
 
     def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int, int]:
         """Return (the smaller part's share, its hits, its probes) without T6; zeros if the signature is not valid."""
@@ -263,7 +240,7 @@ class NullEmbedding(Method):
         # Where the suspect answers: thousands of patterns are stamped on each probe.
         probes, labels = (secret[name].to(suspect.device) for name in ("inputs", "labels"))
         inputs = to_model_input(probes)
-        targets = labels if metric == "label" else answers_of(suspect, inputs)
+        targets = labels if metric == "label" else suspect.labels(inputs)
         return Examination(suspect, inputs, targets, labels, secret["extreme"], self.config.true_exclude_target)
 
 

@@ -18,17 +18,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.methods.base import Method, MethodConfig, Secret, lab_for_key
+from assay.methods.base import Method, MethodConfig, Secret
 from assay.methods.parts.carrier import carrier, carrier_name, mean_filter
 from assay.methods.parts.forging import solve_projection
 from assay.methods.parts.statistics import binomial_tail
+from assay.methods.reading import Reading
+from assay.methods.rival import Forgery, Rival, RivalConfig
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Verdict
-from assay.tasks.data.splits import Party
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
-from assay.tasks.training.trainer import Batch, Recipe, Terms
+from assay.tasks.training.recipe import Batch, Recipe, Terms
 
 Law = Literal["random", "direct", "diff"]
 
@@ -78,6 +78,7 @@ def message_loss(weight: Tensor, matrix: Tensor, message: Tensor) -> Tensor:
 
 class _Regulariser(Recipe):
     def __init__(self, name: str, matrix: Tensor, message: Tensor, strength: float) -> None:
+        super().__init__()
         self.name, self.matrix, self.message, self.strength = name, matrix, message, strength
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
@@ -85,7 +86,18 @@ class _Regulariser(Recipe):
         return {**super().loss(model, batch), "mark": self.strength * mark}
 
 
-class Uchida(Method):
+class UchidaRival(Rival[RivalConfig]):
+    """A forger who solves for the secret matrix."""
+
+    def claim(self, victim: Suspect, lab: Lab, forgery: Forgery) -> Secret:
+        """Solve for a matrix that reads a fresh message from the unchanged victim."""
+        own = lab.for_key(0)
+        secret = self.draw(victim.module(), own)
+        solved = solve_projection(_filter(victim, secret), secret["message"], own.stream("secret", "matrix"))
+        return {**secret, "matrix": solved.float()}
+
+
+class Uchida(Method[Config]):
     """A message in the signs of random projections of one layer's mean filter."""
 
     key = "uchida"
@@ -94,6 +106,7 @@ class Uchida(Method):
     access = "weights"
     family = "bits"
     gate = 0.99
+    rival = UchidaRival
     Config = Config
     laptop: ClassVar[dict[str, Any]] = {"bits": 64, "strength": 0.1}
 
@@ -113,9 +126,9 @@ class Uchida(Method):
         """Return the one layer that carries the message, by the positions of its input channels."""
         return (_carrier_of(task, self.config.layer)[0].rpartition(".")[0],)
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def draw(self, lab: Lab) -> Secret:
         """Draw the seed of X and the message; X itself is kept, since the paper's key is X."""
-        name, size = _carrier_of(task, self.config.layer)
+        name, size = _carrier_of(lab.task, self.config.layer)
         draws = lab.stream("secret")
         seed = int(torch.randint(0, 2**62, (), generator=draws))
         message = torch.randint(0, 2, (self.config.bits,), generator=draws, dtype=torch.uint8)
@@ -124,12 +137,12 @@ class Uchida(Method):
         matrix = projection(self.config.law, seed, self.config.bits, size)
         return {"layer": name, "law": self.config.law, "seed": seed, "matrix": matrix, "message": message}
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         """Cross-entropy plus lambda times the message's loss."""
         matrix, message = secret["matrix"].to(lab.device), secret["message"].to(lab.device).float()
         return _Regulariser(secret["layer"], matrix, message, self.config.strength)
 
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         """Decode b_j = 1[X_j . w >= 0]; the score is the share of right bits.
 
         The number of output channels may have changed, since it is averaged out; the filters' size may not.
@@ -139,18 +152,11 @@ class Uchida(Method):
         hits = int((decoded == secret["message"].cpu().bool()).sum())
         score, threshold = hits / bits, self.config.threshold
         drawn = projection(secret["law"], secret["seed"], *secret["matrix"].shape)
-        return Verdict(
+        return Reading(
             score, 0.5, threshold, binomial_tail(hits, bits, 0.5), score >= threshold, "T3", hits, bits,
             # A matrix solved for after the fact decodes any message; one expanded from a seed cannot be solved for.
             metrics={"matrix_from_seed": float(torch.equal(drawn, secret["matrix"].cpu()))},
         )  # fmt: skip
-
-    def forge(self, victim: Suspect, task: Task, data: Party, lab: Lab, draws: int) -> Secret:
-        """Solve for a matrix that reads a fresh message from the unchanged victim."""
-        lab = lab_for_key(lab, 0)
-        secret = self.draw(task, data, lab)
-        solved = solve_projection(_filter(victim, secret), secret["message"], lab.stream("secret", "matrix"))
-        return {**secret, "matrix": solved.float()}
 
 
 def _filter(suspect: Suspect, secret: Secret) -> Tensor:

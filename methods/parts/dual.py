@@ -10,7 +10,6 @@ from torch import Tensor
 
 from assay.methods.parts.signature import bits, num
 from assay.methods.suspect import Suspect
-from assay.tasks.errors import UnsupportedModel
 
 MOST_SAMPLES = 8192  # stamped at once: bounds the memory of a query, whatever the number of keys
 
@@ -51,20 +50,6 @@ def stamp(inputs: Tensor, signs: Tensor, extreme: float) -> Tensor:
         extreme: lambda, in pixel space; may lie far outside [0, 1].
     """
     return torch.where(signs == 0, inputs, signs.to(inputs.dtype) * extreme)
-
-
-def answers_of(suspect: Suspect, inputs: Tensor) -> Tensor:
-    """Return a suspect's answers (n,).
-
-    Raises:
-        UnsupportedModel: it does not take the images.
-    """
-    try:
-        return suspect.labels(inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as why:  # torch's complaint about shapes
-        raise UnsupportedModel(f"the suspect does not take the probes: {why}") from why
 
 
 class Examination:
@@ -113,7 +98,7 @@ class Examination:
         while begin < len(self.inputs) and len(alive):
             place = slice(begin, begin + min(stride, max(1, MOST_SAMPLES // len(alive))))
             stamped = stamp(self.inputs[place], sign * signs[alive, None, None], self.extreme)
-            answers = answers_of(self.suspect, stamped.flatten(0, 1)).to(device).view(len(alive), -1)
+            answers = self.suspect.labels(stamped.flatten(0, 1)).to(device).view(len(alive), -1)
             wanted = self.targets[place] if part == "null" else forced[alive].unsqueeze(1)
             right[alive] -= ((answers != wanted) & counted[alive, place]).sum(1)
             begin = place.stop

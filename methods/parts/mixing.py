@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from assay.tasks.lab import Lab
-from assay.tasks.training.trainer import Batch, Recipe
+from assay.tasks.training.recipe import Batch, Recipe
 
 
 class KeyBatches:
@@ -56,6 +56,7 @@ class MixKeys(Recipe):
     """Plain training with mean cross-entropy over clean samples and keys; batch norm sees both."""
 
     def __init__(self, keys: KeyBatches) -> None:
+        super().__init__()
         self.keys = keys
 
     def before_epoch(self, model: torch.nn.Module, epoch: int) -> None:

@@ -1,7 +1,7 @@
-"""Signed keys: Ed25519 or RSA-PSS signatures, what is derived from them by domain-separated hashing, and commitments.
+"""Signed keys: Ed25519 signatures, what is derived from them by domain-separated hashing, and commitments.
 
-A signature ties a mark to one key holder; it does not stop grinding (a claimant may sign many messages and keep the
-best), so a key-randomised p-value is multiplied by the number of signatures tried.
+A signature ties a mark to one key holder. It does not stop grinding: a claimant may sign many messages and keep the
+best. So the p-value of a key that a signature decides is multiplied by the number of signatures tried (`after_search`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from torch import Tensor
 
-from assay.methods.parts.rsa import is_rsa_signed, rsa_sign
-
-Scheme = Literal["ed25519", "rsa-pss-2048"]
 SIGNATURE_BYTES = 64
+_GRINDING = 2.0**40  # signatures that a determined claimant can try
 # The time in a message is a constant: a clock would make the key, and with it every result, differ between runs.
 _TIME = "1970-01-01T00:00:00+00:00"
 
@@ -40,27 +38,26 @@ def sign(private_key: bytes, message: bytes) -> dict[str, bytes]:
     }
 
 
-def signed_key(generator: torch.Generator, scheme: Scheme = "ed25519") -> dict[str, bytes]:
+def signed_key(generator: torch.Generator) -> dict[str, bytes]:
     """Draw a private key and an owner id, and sign `<owner id>|<ISO-8601 time>`; return what `sign` returns."""
     private_key = random_bytes(generator, 32)
     owner = random_bytes(generator, 8).hex()
-    make = sign if scheme == "ed25519" else rsa_sign
-    return make(private_key, f"owner-{owner}|{_TIME}".encode())
+    return sign(private_key, f"owner-{owner}|{_TIME}".encode())
 
 
 def is_signed(evidence: Mapping[str, Any]) -> bool:
-    """Return whether `public_key` made `signature` over `message`; False for evidence that is not well formed.
-
-    The length of the public key tells the scheme: 32 bytes are Ed25519, anything else must be RSA.
-    """
-    if isinstance(evidence.get("public_key"), bytes) and len(evidence["public_key"]) > 32:
-        return is_rsa_signed(evidence)
+    """Return whether `public_key` made `signature` over `message`; False for evidence that is not well formed."""
     try:
         key = Ed25519PublicKey.from_public_bytes(evidence["public_key"])
         key.verify(evidence["signature"], evidence["message"])
     except (InvalidSignature, ValueError, TypeError, KeyError):
         return False
     return True
+
+
+def after_search(p_value: float, tried: float = _GRINDING) -> float:
+    """Return a p-value corrected for a claimant who tried `tried` signatures and shows the best, at most 1."""
+    return min(1.0, p_value * tried)
 
 
 def bits(domain: str, signature: bytes, count: int) -> Tensor:
