@@ -108,6 +108,7 @@ class PruneRetrain(Attack[Config]):
         config = self.config
         if config.unit == "weights":
             return prune_weights(model, config.ratio, config.scope, skip_last=config.skip_last)
+        assert config.scope in ("global", "layer")  # the configuration allows neurons no other
         groups = [group for group, _ in prune_neurons(model, config.ratio, config.scope)]
         members = [member for group in groups for member in group.members if member.role != "consumer"]
         return [member.of(model) for member in members if not member.tensor.startswith("running")]

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from assay.methods.verdict import Verdict
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -48,7 +49,6 @@ from assay.methods.parts.signature import committed, opens
 from assay.methods.parts.statistics import binomial_tail
 from assay.methods.parts.triggers import abstract_images
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Verdict
 from assay.tasks.data.splits import Labelled, Party, to_model_input
 from assay.tasks.errors import AssayError, NotEmbedded, UnsupportedModel
 from assay.tasks.lab import Lab

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from assay.methods.null import Null
 from assay.methods.reading import Reading
 from assay.orchestrator.planning.plan import StageKind
-
-ReadingName = Literal["after", "as_left", "rival", "beside", "canonical"]
 
 
 class Record(BaseModel):
@@ -94,7 +92,7 @@ class AttackRecord(Record):
 
     not_applicable: str = ""
     main: float | None = None
-    readings: dict[ReadingName, ReadingRecord] = {}
+    readings: dict[str, ReadingRecord] = {}
     architecture: str | None = None
     compared: dict[str, float | None] = {}
     report: dict[str, float | None] = {}

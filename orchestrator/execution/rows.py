@@ -77,7 +77,7 @@ class Rows:
             readings = {"before": mark.reading, "clean": mark.on_clean}
         if clean and embed and done and status == "ok":
             attack = AttackRecord.model_validate(done[-1]["result"])
-            readings |= attack.readings
+            readings.update(attack.readings)
             row["main_after"] = attack.main
             row |= _costs(done, clean, embed)
             row["metrics"] = _metrics(readings, attack, done) | _work(done, clean, embed)

@@ -19,7 +19,7 @@ from assay.tasks.training.schedule import Frozen, parse
 
 _ONLY = "only"  # of a method or attack: the tasks that an entry is for
 
-Plugins = Mapping[str, type[Method] | type[Attack]]
+Plugins = Mapping[str, type[Method[Any]] | type[Attack[Any]]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Axis:
         return calibration
 
     def _check_plugin(
-        self, cls: type[Method] | type[Attack], point: dict[str, Any], paths: dict[str, Steps], at: Steps
+        self, cls: type[Method[Any]] | type[Attack[Any]], point: dict[str, Any], paths: dict[str, Steps], at: Steps
     ) -> None:
         params = {**(cls.laptop if self.base != "paper" else {}), **point}
 

@@ -15,7 +15,7 @@ from assay.methods.base import Method
 from assay.methods.embedding import verify
 from assay.methods.reading import Reading
 from assay.methods.suspect import Suspect
-from assay.orchestrator.records import AttackRecord, MarkRecord, ReadingName, ReadingRecord
+from assay.orchestrator.records import AttackRecord, MarkRecord, ReadingRecord
 from assay.orchestrator.store import write_json
 from assay.orchestrator.work.adapted import Seen, seen
 from assay.orchestrator.work.bench import Bench
@@ -109,14 +109,12 @@ class Evaluator:
 
     def _readings(
         self, outcome: Outcome, rival: dict[str, Any] | None, left: nn.Module, adapted: Seen | None
-    ) -> dict[ReadingName, ReadingRecord]:
+    ) -> dict[str, ReadingRecord]:
         """Read the owner's mark, and the rival's claim, from what is left."""
         # An owner who reads weights multiplies factors out first; `as_left` is the reading without that.
         restored = outcome.restored if self.method.access == "weights" else None
         looked = left if restored is None else restored.to(self.bench.device).eval()
-        found: dict[ReadingName, ReadingRecord] = {
-            "after": self.read(adapted.suspect if adapted else looked, self.secret)
-        }
+        found: dict[str, ReadingRecord] = {"after": self.read(adapted.suspect if adapted else looked, self.secret)}
         if restored is not None:
             found["as_left"] = self.read(left, self.secret)
         if rival is not None:
