@@ -13,8 +13,8 @@ Differs from the paper: the passport pass borrows the plain network's own layers
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
-from typing import Annotated, Literal
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from assay.methods.base import Mark, Method, MethodConfig, Secret, lab_for_key
-from assay.methods.parts.forging import Forgery
+from assay.methods.base import Secret
+from assay.methods.families.passports import PassportConfig, PassportRival, Passports
+from assay.methods.null import Null, read_null
 from assay.methods.parts.mixing import KeyBatches
 from assay.methods.parts.passport import (
-    PassportLayer,
     fidelity_gap,
+    layers_of,
     matched_signs,
     materialise,
     private_affine,
@@ -35,31 +36,22 @@ from assay.methods.parts.passport import (
     signature,
     text_bits,
 )
-from assay.methods.parts.passport_forging import (
-    ForgingRecipe,
-    FreeAffine,
-    NearPassports,
-    claiming,
-    flipped,
-    signs_of,
-)
-from assay.methods.parts.passport_sites import KeyType, Material, Site, choose_sites, find_sites
+from assay.methods.parts.passport_sites import KeyType, Material, choose_sites, find_sites
 from assay.methods.parts.signature import committed, opens
 from assay.methods.parts.statistics import binomial_tail
 from assay.methods.parts.triggers import abstract_images
+from assay.methods.reading import Reading
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Verdict
 from assay.tasks.data.splits import Labelled, Party, to_model_input
-from assay.tasks.errors import AssayError, NotEmbedded, UnsupportedModel
+from assay.tasks.errors import NotEmbedded, UnsupportedModel
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
-from assay.tasks.training.schedule import Schedule
-from assay.tasks.training.trainer import Batch, Recipe, Terms
+from assay.tasks.training.recipe import Batch, Recipe, Terms
 
 RESERVED = 100  # held-out images that passports may be made of; the fidelity check uses others
 
 
-class Config(MethodConfig):
+class Config(PassportConfig):
     """Settings of passports; the defaults are the authors' code, scheme V2 as in the greedy-residuals comparison."""
 
     scheme: Literal["V1", "V2", "V3"] = "V2"  # V1: passport shipped; V2: private branch; V3: V2 with triggers
@@ -67,9 +59,6 @@ class Config(MethodConfig):
     key_type: KeyType = "shuffle"
     images: int = Field(20, ge=1, le=RESERVED)  # that a shuffled passport is pieced together from
     text: str = ""  # start of the signature; the other bits are random
-    alpha: float = Field(0.1, ge=0)  # weight of the hinge on the signs
-    margin: float = Field(0.1, ge=0)
-    decay: float = Field(1e-5, ge=0)  # of the scale
     threshold: float = Field(0.85, gt=0.5, le=1)
     fidelity_tolerance: float = Field(0.03, ge=0, le=1)  # private accuracy may lie this far below public accuracy
     fidelity_samples: int = Field(200, ge=0)  # held-out samples that the owner keeps for this check
@@ -80,9 +69,14 @@ class Config(MethodConfig):
 class PassportRecipe(Recipe):
     """Cross-entropy through the passports and, but for V1, through the public layers, with the signs' hinge."""
 
-    def __init__(self, config: Config, layers: list[PassportLayer], keys: KeyBatches | None) -> None:
-        self.config, self.layers, self.keys = config, layers, keys
-        self.public = config.scheme != "V1"
+    def __init__(self, method: DeepIPR, secret: Secret, lab: Lab) -> None:
+        super().__init__()
+        self.method, self.config, self.lab = method, method.config, lab
+        self.layers = [layer.to(lab.device) for layer in layers_of(secret)]
+        self.keys = None
+        if "keys" in secret:
+            self.keys = KeyBatches(secret["keys"], secret["key_labels"], self.config.keys_per_batch, lab)
+        self.public = not method.ships_passports
 
     def parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
         """Leave V1's batch-norm scale and bias to the passports."""
@@ -105,7 +99,11 @@ class PassportRecipe(Recipe):
             terms["task"] = F.cross_entropy(model(batch.inputs), batch.labels)
         affine = private_affine(model, self.layers)
         terms["private"] = F.cross_entropy(functional_call(model, affine, (batch.inputs,)), batch.labels)
-        signs = [_sign_loss(self.config, affine[f"{layer.norm}.weight"], layer.bits) for layer in self.layers]
+        config, scales = self.config, [affine[f"{layer.norm}.weight"] for layer in self.layers]
+        signs = [
+            sign_loss(scale, layer.bits, config.alpha, config.margin, config.decay)
+            for scale, layer in zip(scales, self.layers, strict=True)
+        ]
         return {**terms, "sign": torch.stack(signs).sum()}
 
     def after_step(self, model: nn.Module, batch: Batch) -> None:
@@ -113,12 +111,24 @@ class PassportRecipe(Recipe):
         if not self.public:
             materialise(model, self.layers)
 
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Refuse an owner's network that loses more than the tolerated accuracy through the passports."""
+        if self.lab.role != "owner" or self.config.allow_weak:
+            return model
+        loss = -fidelity_gap(model, self.layers, self.lab.data.held_out)
+        if loss > self.config.fidelity_tolerance:
+            raise NotEmbedded(f"deepipr: the private branch loses {loss:.3f} accuracy; train longer or set allow_weak")
+        return model
 
-def _sign_loss(config: Config, scale: Tensor, bits: Tensor) -> Tensor:
-    return sign_loss(scale, bits, config.alpha, config.margin, config.decay)
+
+@lru_cache(maxsize=64)  # calibration and searches draw many keys for one task
+def _shapes(task: Task, layers: Literal["auto"] | tuple[str, ...]) -> Material:
+    """Return what random passports are drawn from: shapes alone, so that no trained network is needed."""
+    network = task.build("deepipr", "shapes")
+    return Material.of(network, choose_sites(find_sites(network, task.shape), layers), None)
 
 
-class DeepIPR(Method):
+class DeepIPR(Passports[Config]):
     """See the module's text."""
 
     key = "deepipr"
@@ -127,162 +137,80 @@ class DeepIPR(Method):
     access = "weights"
     family = "bits"
     gate = 0.98
+    rival = PassportRival
     Config = Config
     # Few steps: a firmer hinge still turns every sign, at the same accuracy; more keys per batch replace epochs.
-    laptop = {"key_type": "random", "alpha": 0.5, "keys": 50, "keys_per_batch": 16}  # noqa: RUF012
-    forgeries = ("random", "reverse", "near")
+    laptop: ClassVar[dict[str, Any]] = {"key_type": "random", "alpha": 0.5, "keys": 50, "keys_per_batch": 16}
+
+    @property
+    def ships_passports(self) -> bool:
+        """Whether the released network holds the passports' scale: scheme V1."""
+        return self.config.scheme == "V1"
 
     def supports(self, task: Task) -> str | None:
-        """Images, and enough channels of convolutions with batch norm."""
+        """Return why the task's inputs or network cannot carry passports, or None."""
         if task.info.kind != "image":
             return f"passports are made for images; {task.dataset} holds {task.info.kind}"
         try:
-            sites = self._sites(task.build("deepipr", "supports"), task)
+            room = sum(_shapes(task, self.config.layers).channels)
         except UnsupportedModel as why:
             return str(why)
-        room, needed = sum(site.outputs[0] for site in sites), len(text_bits(self.config.text))
+        needed = len(text_bits(self.config.text))
         return None if needed <= room else f"the text needs {needed} channels, the passport layers have {room}"
-
-    def _sites(self, model: nn.Module, task: Task) -> list[Site]:
-        return choose_sites(find_sites(model, task.shape), self.config.layers)
 
     # --- the secret ------------------------------------------------------------------------------------------------
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def draw(self, lab: Lab) -> Secret:
         """Draw passports, bits and V3's keys; images go through the clean model.
 
         Raises:
             CapacityError: the text has more bits than the passport layers have channels.
         """
-        return self._draw(task, data, lab, self._owners_material(task, data, lab))
+        return self.draw_from(self.material(lab), lab)
 
-    def null_keys(self, task: Task, data: Party, secret: Secret, lab: Lab) -> list[Secret]:
-        """Return fresh secrets; they share one pass of the images."""
-        material = self._owners_material(task, data, lab)
-        return [self._draw(task, data, lab_for_key(lab, index), material) for index in range(task.calibration_keys)]
+    def null(self, lab: Lab, secret: Secret | None) -> Null:
+        """Read fresh keys from unmarked models; all keys share one pass of the images."""
+        material = self.material(lab)
+        keys = [self.draw_from(material, lab.for_key(index)) for index in range(lab.calibration.keys)]
+        return read_null(self, keys, {role: lab.unmarked(role) for role in lab.calibration.roles}, lab.meter)
 
-    def overwrite(self, victim: nn.Module, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
-        """Embed new passports; the victim itself is the trained network that images go through."""
-        secret = self._draw(task, data, lab, self._material(victim, task, data))
-        return self.implant(victim, secret, task, data, lab, schedule)
-
-    def forge(self, victim: Suspect, task: Task, data: Party, lab: Lab, draws: int) -> Secret:
-        """Solve for passports that reproduce the victim's public scale and bias, and claim the signs they give.
-
-        A closed form, whatever `draws`: private and public accuracy agree, so only the date of the commitment speaks
-        against the claim. V3's keys get the victim's own answers as labels.
-        """
-        drawn = self.draw_unaided(victim, task, data, lab)
-        weights, forged = victim.weights(), []
-        for layer in _layers(drawn):
-            public = (weights[f"{layer.norm}.{part}"] for part in ("weight", "bias"))
-            forged.append(layer.forged(weights[f"{layer.conv}.weight"], *public))
-        return _claim(drawn, forged, victim, lab)
-
-    def forge_as(self, forgery: Forgery, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
-        """Forge by the authors' own attacks; the curve's `fidelity_gap` is private less public accuracy of each try.
-
-        `random`: passports of other images, and the signs that they happen to give; the try that keeps most accuracy.
-        `reverse`: public scale and bias made anew under signs of which a share is turned, trained, and solved for
-        passports. `near`: the owner's leaked passports, trained to be others and to give signs of which a share is
-        turned (`distance`: root of their mean squared distance).
-        """
-        if forgery.procedure == "random":
-            return self._forge_random(forgery.draws, victim, task, data, lab)
-        drawn = self.draw_unaided(victim, task, data, lab)
-        draws, weights = lab.stream("select", "flips"), victim.weights()
-        claim: FreeAffine | NearPassports
-        if forgery.procedure == "reverse":
-            layers = _layers(drawn)
-            signs = flipped(signs_of([weights[f"{layer.norm}.weight"] for layer in layers]), forgery.flips, draws)
-            claim = FreeAffine(victim.module(), claiming(layers, signs), lab.stream("init"))
-        else:
-            if forgery.leaked is None:
-                raise AssayError("deepipr: near-by passports start from the owner's, and none were handed over")
-            layers = _layers(forgery.leaked)
-            signs = flipped(torch.cat([layer.bits.cpu() for layer in layers]), forgery.flips, draws)
-            claim = NearPassports(victim.module(), claiming(layers, signs), lab.stream("noise"))
-        recipe = ForgingRecipe(partial(_sign_loss, self.config))
-        lab.fit(claim, data.train, recipe, forgery.schedule, name=forgery.procedure)
-        forged, further = _claim(drawn, claim.forged(), victim, lab), {}
-        if isinstance(claim, NearPassports):
-            further["distance"] = float(claim.distances().detach().mean().sqrt())
-        self._try(0, victim, forged, lab, **further)
-        return forged
-
-    def _forge_random(self, tries: int, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
-        material, weights = self._material(victim.module(), task, data), victim.weights()
-        best: tuple[float, Secret] | None = None
-        for index in range(tries):
-            own = lab_for_key(lab, index)
-            drawn = self._draw(task, data, own, material)
-            layers, shipped = _layers(drawn), self.config.scheme == "V1"
-            read = [
-                weights[f"{layer.norm}.weight"] if shipped else layer.affine(weights[f"{layer.conv}.weight"])[0]
-                for layer in layers
-            ]
-            forged = _claim(drawn, claiming(layers, signs_of(read)), victim, own)
-            gap = self._try(index, victim, forged, lab)
-            if best is None or gap > best[0]:
-                best = (gap, forged)
-        assert best is not None
-        return best[1]
-
-    def _try(self, index: int, victim: Suspect, forged: Secret, lab: Lab, **further: float) -> float:
-        """Record a forger's try; return its private less its public accuracy on the forger's own images."""
-        check = Labelled(forged["fidelity_inputs"], forged["fidelity_labels"])
-        gap = fidelity_gap(victim.module(), _layers(forged), check)
-        lab.curve("forge", index, score=self.score(victim, forged)[0], fidelity_gap=gap, **further)
-        return gap
-
-    def draw_unaided(self, victim: Suspect, task: Task, data: Party, lab: Lab) -> Secret:
-        """Draw a secret; images go through the victim."""
-        return self._draw(task, data, lab, self._material(victim.module(), task, data))
-
-    def _owners_material(self, task: Task, data: Party, lab: Lab) -> Material:
-        # Random passports need shapes only, so no trained network is asked for.
-        random = self.config.key_type == "random"
-        return self._material(task.build("deepipr", "shapes") if random else lab.unmarked("clean"), task, data)
-
-    def _material(self, model: nn.Module, task: Task, data: Party) -> Material:
+    def material(self, lab: Lab, network: nn.Module | None = None) -> Material:
+        """Return shapes for random passports; for others also what reaches the layers of the network."""
+        random, layers = self.config.key_type == "random", self.config.layers
+        if network is None and random:
+            return _shapes(lab.task, layers)
+        network = lab.unmarked("clean") if network is None else network
         images = None
-        if self.config.key_type != "random":
-            images = to_model_input(data.held_out.inputs[: _reserved(data)]).to(next(model.parameters()).device)
-        return Material.of(model, self._sites(model, task), images)
+        if not random:
+            images = to_model_input(lab.data.held_out.inputs[: _reserved(lab.data)])
+            images = images.to(next(network.parameters()).device)
+        return Material.of(network, choose_sites(find_sites(network, lab.task.shape), layers), images)
 
-    def _draw(self, task: Task, data: Party, lab: Lab, material: Material) -> Secret:
+    def draw_from(self, material: Material, lab: Lab) -> Secret:
+        """Draw bits and passports, V3's keys after them, and commit to all."""
         draws, config = lab.stream("secret"), self.config
         bits = signature(config.text, sum(material.channels), draws)
         layers = material.layers(bits, config.images, config.key_type, draws)
-        check = data.held_out.take(slice(_reserved(data), _reserved(data) + config.fidelity_samples))
+        begin = _reserved(lab.data)
+        check = lab.data.held_out.take(slice(begin, begin + config.fidelity_samples))
         secret: Secret = {
             "scheme": config.scheme,
             "layers": [layer.tree() for layer in layers],
             "text_bits": len(text_bits(config.text)),
             "fidelity_inputs": check.inputs.cpu(),
             "fidelity_labels": check.labels.cpu(),
-            "classes": task.classes,
+            "classes": lab.task.classes,
         }
         if config.scheme == "V3":
-            secret["keys"] = abstract_images(config.keys, task.shape, draws)
-            secret["key_labels"] = torch.randint(0, task.classes, (config.keys,), generator=draws)
+            secret["keys"] = abstract_images(config.keys, lab.task.shape, draws)
+            secret["key_labels"] = torch.randint(0, lab.task.classes, (config.keys,), generator=draws)
         return committed(secret, lab.stream("secret", "salt"))
 
     # --- embedding and reading -------------------------------------------------------------------------------------
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         """Train through the passports."""
-        keys = None
-        if "keys" in secret:
-            keys = KeyBatches(secret["keys"], secret["key_labels"], self.config.keys_per_batch, lab)
-        return PassportRecipe(self.config, [layer.to(lab.device) for layer in _layers(secret)], keys)
-
-    def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
-        """Refuse an owner's network whose private branch is less accurate than its public one beyond the tolerance."""
-        loss = -fidelity_gap(model, _layers(secret), data.held_out)
-        if data.mode == "owner" and loss > self.config.fidelity_tolerance and not self.config.allow_weak:
-            raise NotEmbedded(f"deepipr: the private branch loses {loss:.3f} accuracy; train longer or set allow_weak")
-        return model
+        return PassportRecipe(self, secret, lab)
 
     def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int, int]:
         """Return (share of right signs, how many, of how many)."""
@@ -290,48 +218,30 @@ class DeepIPR(Method):
         return float(matched.float().mean()), int(matched.sum()), len(matched)
 
     def _matched(self, suspect: Suspect, secret: Secret) -> Tensor:
-        return matched_signs(suspect.weights(), _layers(secret), shipped=secret["scheme"] == "V1")
+        return matched_signs(suspect.weights(), layers_of(secret), shipped=secret["scheme"] == "V1")
 
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         """Compare the scale's signs: T3 on the random bits; V3 also T1 on its keys. The private branch must work."""
         matched = self._matched(suspect, secret)
         free = matched[secret["text_bits"] :]
         p_value = binomial_tail(int(free.sum()), len(free), 0.5)
         score, threshold = float(matched.float().mean()), self.config.threshold
-        try:
-            metrics = self._use(suspect, secret)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as why:  # torch's complaint about shapes
-            raise UnsupportedModel(f"the suspect does not take the owner's images: {why}") from why
-        detected = score >= threshold and metrics["fidelity_gap"] >= -self.config.fidelity_tolerance
+        metrics = self._use(suspect, secret)
+        accepted = score >= threshold and metrics["fidelity_gap"] >= -self.config.fidelity_tolerance
         hits, metrics["commitment_opens"] = int(matched.sum()), float(opens(secret))
-        return Verdict(score, 0.5, threshold, p_value, detected, "T3", hits, len(matched), metrics=metrics)
+        return Reading(score, 0.5, threshold, p_value, accepted, "T3", hits, len(matched), metrics=metrics)
 
     def _use(self, suspect: Suspect, secret: Secret) -> dict[str, float]:
         """Return what the suspect does with the owner's images: private less public accuracy, and V3's keys."""
         check = Labelled(secret["fidelity_inputs"], secret["fidelity_labels"])
         # V1's passport network is the released one, whose scale may have been tuned: there is no second branch.
-        gap = 0.0 if secret["scheme"] == "V1" else fidelity_gap(suspect.module(), _layers(secret), check)
+        gap = 0.0 if secret["scheme"] == "V1" else fidelity_gap(suspect.module(), layers_of(secret), check)
         if "keys" not in secret:
             return {"fidelity_gap": gap}
         answers, keys = suspect.labels(secret["keys"]).cpu(), len(secret["keys"])
         hits = int((answers == secret["key_labels"].cpu()).sum())
         p_keys = binomial_tail(hits, keys, 1 / secret["classes"])
         return {"fidelity_gap": gap, "key_score": hits / keys, "p_keys": p_keys}
-
-
-def _layers(secret: Secret) -> list[PassportLayer]:
-    return [PassportLayer(**layer) for layer in secret["layers"]]
-
-
-def _claim(drawn: Secret, layers: Iterable[PassportLayer], victim: Suspect, lab: Lab) -> Secret:
-    """Return a drawn secret with other passport layers, V3's keys under the victim's answers, committed anew."""
-    content = {name: part for name, part in drawn.items() if name not in ("salt", "commitment")}
-    content["layers"] = [layer.tree() for layer in layers]
-    if "keys" in content:
-        content["key_labels"] = victim.labels(content["keys"]).cpu()
-    return committed(content, lab.stream("secret", "salt"))
 
 
 def _reserved(data: Party) -> int:

@@ -17,21 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.methods.suspect import Oracle
 from assay.tasks.data.splits import Labelled
 from assay.tasks.errors import CapacityError, UnsupportedModel
-from assay.tasks.training.trainer import evaluate
 
 
 def text_bits(text: str) -> Tensor:
     """Return a text's UTF-8 bits as int8 of -1 and +1, most significant bit of each byte first."""
     bits = [(byte >> shift) & 1 for byte in text.encode() for shift in range(7, -1, -1)]
     return torch.tensor(bits, dtype=torch.int8) * 2 - 1
-
-
-def bits_text(bits: Tensor) -> str:
-    """Return the text that `text_bits` turned into `bits` (8 per byte); bytes that are no UTF-8 are replaced."""
-    digits = "".join("1" if bit > 0 else "0" for bit in bits.tolist())
-    return bytes(int(digits[i : i + 8], 2) for i in range(0, len(digits), 8)).decode(errors="replace")
 
 
 def signature(text: str, total: int, generator: torch.Generator) -> Tensor:
@@ -111,6 +105,11 @@ class PassportLayer:
         return PassportLayer(**{**self.tree(), **moved})
 
 
+def layers_of(secret: Mapping[str, Any]) -> list[PassportLayer]:
+    """Return the passport layers that a secret's entry `layers` holds as plain trees."""
+    return [PassportLayer(**layer) for layer in secret["layers"]]
+
+
 def sign_loss(scale: Tensor, bits: Tensor, alpha: float, margin: float, decay: float) -> Tensor:
     """Return `alpha sum_c max(margin - b_c gamma_c, 0) + decay sum_c gamma_c²` of one layer's scale (C,)."""
     return alpha * (margin - bits.to(scale) * scale).clamp_min(0).sum() + decay * scale.square().sum()
@@ -133,11 +132,19 @@ def materialise(model: nn.Module, layers: Iterable[PassportLayer]) -> None:
 
 
 def fidelity_gap(model: nn.Module, layers: Iterable[PassportLayer], data: Labelled) -> float:
-    """Return the accuracy through the passports less the public accuracy on `data`; 0 without data."""
+    """Return the accuracy through the passports less the public accuracy on `data`; 0 without data.
+
+    Raises:
+        UnsupportedModel: the model does not take these inputs.
+    """
+    if not len(data):
+        return 0.0
     private = copy.deepcopy(model)
     materialise(private, layers)
     data = data.to(next(model.parameters()).device)
-    return evaluate(private, data) - evaluate(model, data)
+    answers = (Oracle(network, "labels", "passports").labels(data.inputs) for network in (private, model))
+    through, public = (float((answer == data.labels).float().mean()) for answer in answers)
+    return through - public
 
 
 def matched_signs(weights: Mapping[str, Tensor], layers: Iterable[PassportLayer], *, shipped: bool) -> Tensor:

@@ -142,6 +142,7 @@ class ForgingRecipe(Recipe):
     """Cross-entropy through the claim, with the hinge on the claimed signs; the network is in eval mode throughout."""
 
     def __init__(self, sign_loss: SignLoss) -> None:
+        super().__init__()
         self.sign_loss = sign_loss
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
