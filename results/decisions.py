@@ -27,7 +27,7 @@ from assay.results.rules import (
     sok_norm,
     succeeded,
     thresholds,
-)  # fmt: skip
+)
 from assay.results.schema import DERIVED_COLUMNS
 from assay.results.thresholds import Thresholds
 

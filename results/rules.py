@@ -19,6 +19,10 @@ _RARE: Final = 1e-6  # a second false-claim rate, whose threshold is logged besi
 _SLACK: Final = 1e-9
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a decision may depend on besides what was measured.
@@ -140,7 +144,3 @@ def chance_norm(score: float, chance: float) -> float | None:
 def number(value: float | None) -> float:
     """Return a figure of a reading, NaN for None: no rule accepts what is unknown."""
     return math.nan if value is None else value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
