@@ -61,6 +61,23 @@ def clopper_pearson(hits: int, trials: int, level: float = 0.95, *, one_sided: b
     return float(interval.low), float(interval.high)
 
 
+def binomial_tail(hits: int, trials: int, rate: float) -> float:
+    """Return P(X >= hits) for X ~ Binomial(trials, rate), in (0, 1]."""
+    if hits <= 0 or trials <= 0:
+        return 1.0
+    return max(float(stats.binom.sf(hits - 1, trials, rate)), 5e-324)
+
+
+def least_hits(trials: int, rate: float, alpha: float) -> int:
+    """Return the smallest number of hits with `binomial_tail <= alpha`; `trials + 1` if none does."""
+    hits = int(stats.binom.isf(alpha, trials, rate)) + 1
+    while hits > 0 and binomial_tail(hits - 1, trials, rate) <= alpha:
+        hits -= 1
+    while hits <= trials and binomial_tail(hits, trials, rate) > alpha:
+        hits += 1
+    return hits
+
+
 def _check(hits: int, trials: int) -> None:
     if not 0 <= hits <= trials:
         raise ValueError(f"{hits} hits of {trials} trials; hits must be between 0 and the number of trials")
