@@ -6,7 +6,6 @@ and what of it differs within a table is part of the name of a line or a column.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -16,6 +15,7 @@ import pandas as pd
 
 from assay.results import configs
 from assay.results.errors import ResultsError
+from assay.results.schema import COLUMNS
 
 Row = Mapping[str, Any]
 SEEDS: Final = ("victim_seed", "attack_seed")
@@ -78,11 +78,9 @@ ATTACK: Final = Aspect(
         _Part("split", "word", "split="),
     ),
 )
-IDENTITY: Final = (*TASK.columns, "dataset", "model", *METHOD.columns, *ATTACK.columns)
+IDENTITY: Final = tuple(column.name for column in COLUMNS if column.part == "asked" and column.name not in SEEDS)
 """The columns that tell experiments apart; two rows merge if they differ in none of them."""
-_CONFIGS: Final = frozenset(
-    part.column for aspect in (TASK, METHOD, ATTACK) for part in aspect.parts if part.kind == "config"
-)
+_JSON: Final = frozenset(column.name for column in COLUMNS if column.json)
 
 
 def records(rows: pd.DataFrame, more: Iterable[str] = ()) -> list[Row]:
@@ -110,7 +108,7 @@ def setting(row: Row, aspects: Iterable[Aspect] = (TASK, METHOD, ATTACK)) -> tup
 
 def _value(row: Row, column: str) -> Any:
     value = row[column]
-    return configs.canonical(value) if value is not None and column in _CONFIGS else value
+    return configs.canonical(value) if value is not None and column in _JSON else value
 
 
 def groups(rows: Iterable[Row], *aspects: Aspect) -> dict[tuple[Any, ...], list[Row]]:
@@ -119,6 +117,14 @@ def groups(rows: Iterable[Row], *aspects: Aspect) -> dict[tuple[Any, ...], list[
     for row in rows:
         found.setdefault(setting(row, aspects), []).append(row)
     return found
+
+
+def one_each(rows: Iterable[Row], stage: str) -> list[Row]:
+    """Return the first row of each stage key; a row without one stands for itself."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row[stage] or row["cell_key"], row)
+    return list(found.values())
 
 
 def differing(rows: Sequence[Row], columns: Iterable[str] = IDENTITY) -> list[str]:
@@ -137,7 +143,7 @@ def one_experiment(rows: Sequence[Row]) -> None:
     for row in rows:
         if _identity(row) != first and (names := differing([rows[0], row])):
             raise ResultsError(
-                f"cells {_key(rows[0])} and {_key(row)} differ in {', '.join(names)}; rows are averaged over seeds alone"
+                f"cells {_key(rows[0])} and {_key(row)} differ in {', '.join(names)}; only seeds are averaged over"
             )
         other = seen.setdefault(_seeds(row), row)
         if other is not row:
@@ -237,6 +243,5 @@ def _words(rows: list[Row], part: _Part, exact: bool) -> Iterator[str]:
 
 def _digits(hashes: list[str]) -> int:
     """Return how many digits tell hashes apart, at least four."""
-    different = sorted(set(hashes))
-    common = (len(os.path.commonprefix(pair)) for pair in zip(different, different[1:], strict=False))
-    return max((4, *(shared + 1 for shared in common)))
+    longest = max((len(text) for text in hashes), default=0)
+    return next((n for n in range(4, longest) if len({text[:n] for text in hashes}) == len(set(hashes))), longest)
