@@ -1,35 +1,41 @@
-"""What readings mean, given a null and rules (protocol 2.2 and 2.3): verified or not, outcome class, success.
+"""What readings mean, given a null and rules: readings are stored, decisions are derived.
 
-Readings are stored, decisions are derived: `decided` when a row is built, `redecide` again from Parquet alone, under any
-rules. Nothing here measures, trains or knows a method.
+`decided` derives them when a row is built, `redecide` again from Parquet alone, under any rules. Nothing here measures,
+trains or knows a method.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final
 
 import pandas as pd
 
 from assay.results.errors import ResultsError
+from assay.results.nulls import Null, null_points, nulls_of
+from assay.results.rules import (
+    DEFAULT,
+    Decision,
+    OutcomeClass,
+    Rules,
+    ambiguity,
+    chance_norm,
+    classify,
+    decide,
+    number,
+    sok_norm,
+    succeeded,
+    thresholds,
+)
 from assay.results.schema import DERIVED_COLUMNS
-from assay.results.thresholds import Null, Thresholds, sok_threshold, strict_threshold
+from assay.results.thresholds import Thresholds
 
 __all__ = [
-    "Decision", "Null", "Rules", "Thresholds", "ambiguity", "chance_norm", "classify", "decide", "decided",
-    "null_points", "nulls_of", "redecide", "sok_norm", "succeeded", "thresholds",
+    "DEFAULT", "DERIVED_METRICS", "Decision", "Null", "OutcomeClass", "Rules", "Thresholds", "ambiguity",
+    "chance_norm", "classify", "decide", "decided", "null_points", "nulls_of", "redecide", "sok_norm", "succeeded",
+    "thresholds",
 ]  # fmt: skip
-
-OutcomeClass = Literal["removed", "retained", "useless", "failed"]
-Ambiguity = Literal["piracy", "takeover", "corruption", "none"]
-
-_RARE: Final = 1e-6  # a second false-claim rate, whose threshold is logged beside that of `strict`
-# A tolerance far below one test sample keeps "loss = 5 points exactly" on the attacker's side.
-_SLACK: Final = 1e-9
-_Cell = TypeVar("_Cell")
 
 DERIVED_METRICS: Final = frozenset(
     {
@@ -46,128 +52,7 @@ DERIVED_METRICS: Final = frozenset(
 _COUNTED: Final = re.compile(r"false_(paper|sok|strict)_.+|(identified|misidentified|unmarked)_strict")
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What a decision may depend on besides what was measured.
-
-    Attributes:
-        alpha: false-claim rate of `strict`, in (0, 1).
-        largest_loss: the largest loss of accuracy of an attack that succeeds, one-sided; a fraction in [0, 1].
-    """
-
-    alpha: float = 1e-3
-    largest_loss: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not (_is_number(self.alpha) and 0 < self.alpha < 1):
-            raise ResultsError(f"alpha is {self.alpha!r}; a false-claim rate between 0 and 1 is needed, as 0.001")
-        if not (_is_number(self.largest_loss) and 0 <= self.largest_loss <= 1):
-            raise ResultsError(
-                f"largest_loss is {self.largest_loss!r}; a fraction from 0 to 1 is needed, as 0.05 for five points"
-            )
-
-
-class Decision(NamedTuple):
-    """Whether a reading verifies, by each rule; None where there is no null to decide by."""
-
-    paper: bool
-    sok: bool | None
-    strict: bool | None
-
-
-# --- rules on one reading ----------------------------------------------------------------------------------------
-
-
-def thresholds(family: str, null: Null | None, on_clean: Mapping[str, Any], rules: Rules) -> Thresholds:
-    """Return the thresholds of one owner.
-
-    Args:
-        family: how the method's scores behave under "not marked"; one of `schema.FAMILIES`.
-        null: the method's null distribution on the task; None if the method has none.
-        on_clean: the owner's reading of an unmarked model: its chance level and the paper's threshold count.
-        rules: `alpha` counts.
-
-    Raises:
-        ResultsError: there is no such family.
-    """
-    paper, chance = _number(on_clean["paper_threshold"]), _number(on_clean["chance"])
-    if null is None:
-        return Thresholds(paper, sok=1.0, strict=1.0, rare=None, decides=False)
-
-    def make() -> Thresholds:
-        hits = [count for model in null.hits for count in model]
-        strict, rare = (strict_threshold(family, null, chance, alpha) for alpha in (rules.alpha, _RARE))
-        return Thresholds(paper, sok_threshold(hits, null.trials), strict, rare)
-
-    return null.once((family, chance, paper, rules.alpha), make)
-
-
-def decide(reading: Mapping[str, Any], limits: Thresholds, rules: Rules) -> Decision:
-    """Return the three decisions. `strict` also asks for p <= alpha, so that both nulls must be rejected."""
-    if not reading["applicable"]:
-        return Decision(False, False, False)
-    paper = bool(reading["accepted"])
-    if not limits.decides:
-        return Decision(paper, None, None)
-    score = _number(reading["score"])
-    strict = score >= limits.strict and _number(reading["p_value"]) <= rules.alpha
-    return Decision(paper, score >= limits.sok, strict)
-
-
-def classify(main_before: float, main_after: float, verified: bool, rules: Rules) -> OutcomeClass:
-    """Return the outcome class of a surrogate; a surrogate better than its victim has no loss.
-
-    Args:
-        main_before: test accuracy of the marked victim, a fraction.
-        main_after: test accuracy of the surrogate.
-        verified: whether the owner's mark verifies in the surrogate.
-        rules: `largest_loss` counts.
-    """
-    if main_before - main_after <= rules.largest_loss + _SLACK:
-        return "retained" if verified else "removed"
-    return "failed" if verified else "useless"
-
-
-def ambiguity(owner_verified: bool, rival_verified: bool) -> Ambiguity:
-    """Return what a rival claim leads to: both verify, only the attacker's, neither, or only the owner's (`none`)."""
-    if rival_verified:
-        return "piracy" if owner_verified else "takeover"
-    return "none" if owner_verified else "corruption"
-
-
-def succeeded(
-    kind: str, main_before: float, main_after: float, owner_verified: bool, rival_verified: bool | None, rules: Rules
-) -> bool | None:
-    """Return whether an attack reached its goal; None where one victim alone cannot tell (detection, verification).
-
-    Removal: class `removed`. Ambiguity: the attacker's claim verifies and the model is still of use.
-    """
-    kept = classify(main_before, main_after, verified=False, rules=rules) == "removed"
-    if kind == "removal":
-        return kept and not owner_verified
-    return kept and rival_verified if kind == "ambiguity" and rival_verified is not None else None
-
-
-def sok_norm(score: float, threshold: float) -> float:
-    """Return SoK's normalised score, which maps the threshold to 0.5 and 1 to 1 (Lukas et al., S&P 2022).
-
-    w' = max(0, 0.5 w / (1 - t) + (0.5 - t) / (1 - t)), with the threshold t rounded up to two digits.
-    """
-    tau = math.ceil(threshold * 100 - 1e-9) / 100
-    if tau >= 1:
-        return 0.5 if score >= threshold else 0.0  # nothing lies above the threshold
-    return max(0.0, (0.5 * score + 0.5 - tau) / (1 - tau))
-
-
-def chance_norm(score: float, chance: float) -> float | None:
-    """Return the score with chance at 0 and a full match at 1 (ingrain's normalisation); None if chance is a match."""
-    return max((score - chance) / (1 - chance), 0.0) if chance < 1 else None
-
-
-# --- rows --------------------------------------------------------------------------------------------------------
-
-
-def decided(row: Mapping[str, Any], null: Null | None, rules: Rules = Rules()) -> dict[str, Any]:
+def decided(row: Mapping[str, Any], null: Null | None, rules: Rules = DEFAULT) -> dict[str, Any]:
     """Return what the readings of a row mean.
 
     Args:
@@ -183,35 +68,127 @@ def decided(row: Mapping[str, Any], null: Null | None, rules: Rules = Rules()) -
     Raises:
         ResultsError: the readings hold `after` without `before` and `clean`.
     """
-    readings = row["readings"] or {}
-    found: dict[str, Any] = dict.fromkeys(DERIVED_COLUMNS)
+    readings: Mapping[str, Mapping[str, Any]] = row["readings"] or {}
     measured = {name: value for name, value in row["metrics"].items() if name not in DERIVED_METRICS}
-    found["metrics"] = measured
+    found: dict[str, Any] = {**dict.fromkeys(DERIVED_COLUMNS), "metrics": measured}
     if before := readings.get("before"):
-        found |= {"score_before": _read(before, "score"), "chance": _read(before, "chance")}
-        found["p_before"] = _read(before, "p_value")
-    if "after" not in readings:
+        found |= {"score_before": _seen(before, "score"), "p_before": _seen(before, "p_value")}
+        found["chance"] = _seen(before, "chance")
+    if (after := readings.get("after")) is None:
         return found
     if before is None or "clean" not in readings:
-        raise ResultsError(f"{_name(row)}: a reading 'after' without 'before' and 'clean'; all three are needed")
+        raise ResultsError(f"cell {row.get('cell_key')}: a reading 'after' needs 'before' and 'clean' beside it")
     limits = thresholds(row["family"], null, readings["clean"], rules)
     decisions = {name: decide(reading, limits, rules) for name, reading in readings.items()}
-    after, rival = decisions["after"], decisions.get("rival")
-    found |= {"score_after": _read(readings["after"], "score"), "p_after": _read(readings["after"], "p_value")}
-    found |= {"detected_before": decisions["before"].strict, "detected_after": after.strict}
-    found |= {"verdict_paper": after.paper, "verdict_sok": after.sok}
-    figures: dict[str, float | None] = {f"threshold_{name}": getattr(limits, name) for name in _LIMITS}
-    if rival is not None:
-        found |= {"rival_score": _read(readings["rival"], "score"), "rival_p": _read(readings["rival"], "p_value")}
-        found["rival_verified"] = rival.strict
-    found["outcome"], worth = _outcome(row, decisions, limits, rules)
-    figures |= worth | _beside(readings, decisions)
-    if "main_scratch" in measured:
-        figures["pointless"] = row["main_after"] <= measured["main_scratch"]
+    found |= {"score_after": _seen(after, "score"), "p_after": _seen(after, "p_value")}
+    found |= {"detected_before": decisions["before"].strict, "detected_after": decisions["after"].strict}
+    found |= {"verdict_paper": decisions["after"].paper, "verdict_sok": decisions["after"].sok}
+    if rival := readings.get("rival"):
+        found |= {"rival_score": _seen(rival, "score"), "rival_p": _seen(rival, "p_value")}
+        found["rival_verified"] = decisions["rival"].strict
+    found["outcome"], figures = _worth(row, decisions, limits, rules)
+    figures |= {f"threshold_{name}": getattr(limits, name) for name in ("paper", "sok", "strict", "rare")}
+    figures |= _figures(readings, decisions)
     if null is not None:
         figures |= {f"null_{name}": value for name, value in null.spread().items()}
-    found["metrics"] = measured | {name: float(value) for name, value in figures.items() if value is not None}
+    measured |= {name: float(value) for name, value in figures.items() if value is not None}
     return found
 
 
-_LIMITS: Final = ("paper", "sok", "strict", "rare")
+def _worth(
+    row: Mapping[str, Any], decisions: Mapping[str, Decision], limits: Thresholds, rules: Rules
+) -> tuple[OutcomeClass | None, dict[str, float | None]]:
+    """Return the outcome class, and figures of what the attack was worth."""
+    metrics, before, after = row["metrics"], row["readings"]["before"], row["readings"]["after"]
+    main_before, main_after = row["main_before"], row["main_after"]
+    figures: dict[str, float | None] = {}
+    if "main_scratch" in metrics:
+        figures["pointless"] = main_after <= metrics["main_scratch"]
+    owner, rival = bool(decisions["after"].strict), decisions["rival"].strict if "rival" in decisions else None
+    if rival is not None and limits.decides:
+        figures[f"ambiguity_{ambiguity(owner, rival)}"] = 1.0
+    if not before["applicable"] or not limits.decides:
+        return None, figures
+    if "target_acc" in metrics:  # worth what it is on its own task, beside the same transfer of an unmarked model
+        main_after = metrics["target_acc"]
+        main_before = metrics.get("target_acc_unmarked", main_after)
+    score, chance = (number(after[name]) if after["applicable"] else 0.0 for name in ("score", "chance"))
+    figures |= {"score_sok": sok_norm(score, limits.sok), "score_chance": chance_norm(score, chance)}
+    figures["success"] = succeeded(row["kind"], main_before, main_after, owner, rival, rules)
+    return classify(main_before, main_after, owner, rules), figures
+
+
+def _figures(readings: Mapping[str, Mapping[str, Any]], decisions: Mapping[str, Decision]) -> dict[str, float | None]:
+    """Return the figures of the readings beside the surrogate's, by their names in `metrics`."""
+    found: dict[str, float | None] = {}
+    if readings["clean"]["applicable"]:
+        found |= {f"clean_{name}": readings["clean"][name] for name in ("score", "p_value")}
+        found |= {f"clean_{name}": made for name, made in decisions["clean"]._asdict().items()}
+        found |= {f"before_{name}": getattr(decisions["before"], name) for name in ("paper", "sok")}
+    if "rival" in readings:
+        found |= {f"rival_{name}": getattr(decisions["rival"], name) for name in ("paper", "sok")}
+    if "as_left" in readings:
+        found["detected_as_left"] = decisions["as_left"].strict
+    if "beside" in readings and readings["beside"]["applicable"]:
+        found |= {f"beside_{name}": readings["beside"][name] for name in ("score", "p_value")}
+        found["beside_strict"] = decisions["beside"].strict
+    return found
+
+
+def _seen(reading: Mapping[str, Any], name: str) -> Any:
+    """A figure of a reading; None where the mark cannot be read at all, so that no number stands in its place."""
+    return reading[name] if reading["applicable"] else None
+
+
+# --- tables of rows ----------------------------------------------------------------------------------------------
+
+
+def redecide(rows: pd.DataFrame, nulls: pd.DataFrame, rules: Rules = DEFAULT) -> pd.DataFrame:
+    """Return the rows with everything that was decided decided anew; under the rules they were decided by, equal bits.
+
+    Figures that verification attacks counted at the default false-claim rate are left out under another one.
+
+    Args:
+        rows: as returned by `parquet.read_rows`, of one folder or several.
+        nulls: as returned by `parquet.read_nulls`, of the same folders.
+        rules: the false-claim rate and the largest loss.
+
+    Raises:
+        ResultsError: a finished row has no readings, or its null is missing.
+    """
+    known, done = nulls_of(nulls), rows["status"] == "ok"
+    bare = done & rows["readings"].isna()
+    if bare.any():
+        raise ResultsError(
+            f"{_cells(rows[bare])}: no readings, so nothing can be decided anew; an older assay wrote them: "
+            "run the grid again into the same folder"
+        )
+    lost = done & rows["null_key"].notna() & ~rows["null_key"].isin(list(known))
+    if lost.any():
+        raise ResultsError(
+            f"{_cells(rows[lost])}: null {rows['null_key'][lost].iloc[0]} is not in nulls.parquet; "
+            "read the nulls of all folders that the rows come from, or run the grid again into the same folder"
+        )
+    names = ["cell_key", "kind", "family", "null_key", "main_before", "main_after", "readings", "metrics"]
+    made: list[dict[str, Any] | None] = []
+    for values in rows[names].itertuples(index=False, name=None):
+        row = dict(zip(names, values, strict=True))
+        # A cell that did not finish has decided nothing; what is known of its victim stays.
+        made.append(_anew(row, known.get(row["null_key"]), rules) if isinstance(row["readings"], dict) else None)
+    changed = {
+        name: [old if new is None else new[name] for old, new in zip(rows[name], made, strict=True)]
+        for name in (*DERIVED_COLUMNS, "metrics")
+    }
+    return rows.assign(**{name: pd.Series(new, dtype=rows[name].dtype).array for name, new in changed.items()})
+
+
+def _anew(row: Mapping[str, Any], null: Null | None, rules: Rules) -> dict[str, Any]:
+    found = decided(row, null, rules)
+    if rules.alpha != DEFAULT.alpha:
+        found["metrics"] = {name: value for name, value in found["metrics"].items() if not _COUNTED.fullmatch(name)}
+    return found
+
+
+def _cells(rows: pd.DataFrame) -> str:
+    first, count = rows["cell_key"].iloc[0], len(rows)
+    return f"cell {first}" if count == 1 else f"{count} cells ({first}, …)"

@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from assay.results.errors import unknown
+from assay.results.nulls import Null
 from assay.results.schema import COLUMNS
-from assay.results.thresholds import Null
 
 Row = dict[str, Any]
 

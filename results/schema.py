@@ -1,7 +1,7 @@
 """The three tables of a sweep: one row per cell, curves and nulls in long form. Rates are fractions in [0, 1].
 
-A column of the row table is declared once, in `COLUMNS`. The Arrow schema, the empty row, the timing columns, the columns
-that `decisions.decided` fills, and the invented rows of `example` derive from that declaration.
+A column of the row table is declared once, in `COLUMNS`. The Arrow schema, the empty row, the timing columns, the
+columns that `decisions.decided` fills, and the invented rows of `example` derive from that declaration.
 """
 
 from __future__ import annotations
@@ -182,7 +182,9 @@ COLUMNS: Final = (
     Column("queries", _COUNT, 0, "cost"),
     # Different samples that the attack trained on, validated on or asked with.
     Column("unique_samples", _COUNT, 400, "cost"),
-    Column("peak_mem_mb", _RATE, 512.0, "cost", timing=True),  # MiB: allocated on the GPU, or the process's resident set
+    Column(
+        "peak_mem_mb", _RATE, 512.0, "cost", timing=True
+    ),  # MiB: allocated on the GPU, or the process's resident set
     Column("cost_share", _RATE, 0.1, "cost", timing=True),  # device seconds of the attack over those of training
     Column("embed_cost_share", _RATE, 1.5, "cost", timing=True),  # device seconds of marking the victim over the same
     Column("environment", _TEXT, "e1", "cost", timing=True),  # short hash; the environment itself lies in sweep.json

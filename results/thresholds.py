@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy import stats
 
-from assay.results.errors import ResultsError, unknown
+from assay.results.errors import unknown
+from assay.results.nulls import Null
 from assay.results.schema import FAMILIES
 from assay.results.statistics import least_hits
 
 SOK_LEVEL: Final = 0.05  # of SoK's procedure (Lukas et al., S&P 2022); no rule of ours
-
-_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -36,54 +35,6 @@ class Thresholds:
     strict: float
     rare: float | None
     decides: bool = True
-
-
-@dataclass(frozen=True)
-class Null:
-    """How never-embedded keys score on unmarked models, without any owner.
-
-    Attributes:
-        scores: per model the scores of the keys, in their order.
-        hits: counts instead of scores, alike; of a score that counts nothing, thousandths.
-        trials: of how many.
-        models: the models' roles (`reference-0`, `reference-0|prune`), in the order of `scores`.
-    """
-
-    scores: list[list[float]]
-    hits: list[list[int]]
-    trials: int
-    models: list[str]
-    # What was computed from this null; thousands of rows share it.
-    _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        keys = {len(model) for model in (*self.scores, *self.hits)}
-        if not (len(self.scores) == len(self.hits) == len(self.models) and len(keys) == 1 and min(keys) > 0):
-            raise ResultsError(
-                f"a null of {len(self.scores)} models with scores, {len(self.hits)} with hits, {len(self.models)} roles "
-                f"and {sorted(keys)} keys; each needs the same number, at least one"
-            )
-        if self.trials < 1:
-            raise ResultsError(f"a null of {self.trials} trials; at least one is needed")
-
-    def spread(self) -> Mapping[str, float]:
-        """Return the mean score, and the standard deviations of the keys' and of the models' means."""
-        return self.once(("spread",), self._spread)
-
-    def once(self, what: tuple[Any, ...], make: Callable[[], _Made]) -> _Made:
-        """Return what `make` returns for this null; it is called once for each `what`."""
-        if what not in self._known:
-            self._known[what] = make()
-        found: _Made = self._known[what]
-        return found
-
-    def _spread(self) -> dict[str, float]:
-        scores = np.asarray(self.scores, dtype=float)
-        return {
-            "mean": float(scores.mean()),
-            "key_sd": float(scores.mean(0).std()),
-            "model_sd": float(scores.mean(1).std()),
-        }
 
 
 def sok_threshold(hits: Sequence[int], trials: int) -> float:
@@ -162,7 +113,7 @@ def strict_threshold(family: str, null: Null, chance: float, alpha: float) -> fl
         ResultsError: there is no such family.
     """
     if family not in FAMILIES:
-        raise unknown("family", family, FAMILIES)
+        raise unknown("family", str(family), FAMILIES)
     hits = [count for model in null.hits for count in model]
     if family == "bits":
         return strict_bits(hits, null.trials, alpha)
