@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from assay.results.errors import ResultsError
-from assay.results.mlflow_folder import artifacts, identity, local_uri, set_aside_if_damaged
-from assay.results.mlflow_runs import Writer
+from assay.results.mlflow_folder import DATABASE, artifacts, identity, local_uri, set_aside_if_damaged
+from assay.results.mlflow_runs import Writer, make_database
 from assay.results.parquet import read_curves, read_records
 from assay.results.schema import CURVES_FILE, ROWS_FILE
 
@@ -195,8 +195,11 @@ def _write_from(lines: Iterator[str]) -> str:
 def _open(out: Path, uri: str, experiment: str | None) -> tuple[Writer, str]:
     """Return a writer for a sweep, and a line for the user if its database had to be set aside."""
     out.mkdir(parents=True, exist_ok=True)
-    local = uri == local_uri(out)
-    remark = set_aside_if_damaged(out) if local else None
+    remark = None
+    if uri == local_uri(out):
+        remark = set_aside_if_damaged(out)
+        if not (out / DATABASE).exists():
+            make_database(out / DATABASE)
     # A server keeps artifacts (there are none) where it likes; a database would name ./mlruns.
     folder = artifacts(out) if uri.startswith("sqlite:") else None
     return Writer(uri, experiment or out.resolve().name, folder, identity(out)), remark or ""

@@ -13,10 +13,14 @@ import logging
 import math
 import os
 import re
+import shutil
+import tempfile
+import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import pandas as pd
@@ -365,6 +369,19 @@ def _milliseconds(text: str | None) -> int:
 
 
 # --- MLflow's surroundings ---------------------------------------------------------------------------------------
+
+
+def make_database(path: Path) -> None:
+    """Create an empty MLflow database, whole or not at all: MLflow never recovers from a schema that is half made."""
+    _prepare_environment()
+    from mlflow.tracking import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="assay-mlflow-") as folder:
+        made = Path(folder) / path.name
+        MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        shutil.copyfile(made, beside)
+    beside.replace(path)
 
 
 def _prepare_environment() -> None:

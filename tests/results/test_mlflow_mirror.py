@@ -15,7 +15,7 @@ from assay.results.errors import ResultsError
 from assay.results.example import make_failed, make_row
 from assay.results.mlflow_folder import identity, local_uri
 from assay.results.mlflow_mirror import Mirror, sync
-from assay.results.mlflow_runs import Writer
+from assay.results.mlflow_runs import Writer, make_database
 from assay.results.parquet import write_curves, write_rows
 
 # MLflow's own use of SQLAlchemy and pydantic. Slow: the import and the schema take seconds.
@@ -333,6 +333,22 @@ def test_a_damaged_database_is_set_aside_and_rebuilt_by_a_sweep(out: Path) -> No
     assert "complete it with" not in mirror.problem, "it is complete"
     assert "\n" not in mirror.problem
     assert sync([out], experiment="e") == {"new": 0, "present": 4}
+
+
+def test_an_interrupted_schema_leaves_no_half_made_database(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow never opens a database again whose first tables alone were made."""
+    (out / "mlflow.db").unlink()
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.tracking.MlflowClient.search_experiments", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_database(out / "mlflow.db")
+    assert list(out.iterdir()) == []
+    write_rows(out, cells())
+    assert sync([out], experiment="e") == {"new": 4, "present": 0}
 
 
 def test_a_damaged_database_of_ones_own_is_never_touched(out: Path) -> None:
