@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from assay.methods.verdict import STRICT_ALPHA
 
 from assay.methods import METHODS
-from assay.methods.verdict import STRICT_ALPHA
 from assay.orchestrator.command.cli import main as assay
 from assay.results.parquet import read_records
 from assay.results.statistics import clopper_pearson

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from assay.methods.verdict import Thresholds, Verdict
 from pydantic import Field
 
 from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.methods.base import Mark, Method, MethodConfig, Secret
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Thresholds, Verdict
 from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from assay.methods.verdict import Verdict
 from torch import nn
 
 from assay.attacks.base import Attack, Victim
 from assay.methods.base import Method, MethodConfig, Secret
 from assay.methods.suspect import Access, Suspect
-from assay.methods.verdict import Verdict
 from assay.tasks.data.splits import Party, Splits
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.lab import Lab

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from assay.attacks.protocol import sok_norm
 from inline_sweep import executed
 
-from assay.attacks.protocol import sok_norm
 from assay.methods.base import PROCESSES
 from assay.orchestrator.planning.plan import Plan
 from assay.orchestrator.store import Store

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from assay.methods.verdict import Thresholds, Verdict
+from assay.orchestrator.work.verification import Owner, cross_verify, false_claims
 from torch import nn
 
 from assay.methods.base import Method, MethodConfig, Secret
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Thresholds, Verdict
-from assay.orchestrator.work.verification import Owner, cross_verify, false_claims
 from assay.tasks.errors import UnsupportedModel
 
 RULES = Thresholds(paper=0.9, sok=0.6, strict=0.8)
