@@ -28,8 +28,6 @@ from assay.tasks.training.numerics import settle
 _SHARED_SEED = 0
 """Seed of the split and of the references behind a null that all owners of a task share."""
 
-CHAIN = "chain"  # the attack column of several attacks, one after the other
-
 
 @dataclass(frozen=True)
 class _Plugin:
@@ -67,23 +65,24 @@ class _Attacks:
     tasks: frozenset[str] = frozenset()
 
     @property
-    def key(self) -> str:
-        return self.links[0].key if len(self.links) == 1 else CHAIN
-
-    @property
     def identity(self) -> dict[str, Any]:
         if len(self.links) == 1:
             return self.links[0].identity
-        return {"key": CHAIN, "links": [link.identity for link in self.links]}
+        return {"chain": [link.identity for link in self.links]}
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of a row that say which attack it was."""
         splits = dict.fromkeys(link.plugin.config.split for link in self.links)
-        config = self.links[0].config if len(self.links) == 1 else canonical({"links": self.identity["links"]})
+        config = self.links[0].identity["config"]
+        if len(self.links) > 1:
+            config = {
+                str(place): {**link.identity["config"], "version": link.plugin.version}
+                for place, link in enumerate(self.links, start=1)
+            }
         kinds = {link.plugin.kind for link in self.links}
         return {
-            "attack": self.key,
-            "attack_config": config,
+            "attack": " > ".join(link.key for link in self.links),
+            "attack_config": canonical(config),
             "attack_version": self.links[-1].plugin.version,
             "attack_source": "+".join(dict.fromkeys(link.source for link in self.links if link.source)),
             "split": "+".join(splits),
