@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from assay.methods.verdict import Verdict
 from torch import nn
 
 from assay.attacks.base import Attack, Victim
 from assay.methods.base import Method, MethodConfig, Secret
+from assay.methods.embedding import implant
+from assay.methods.reading import Reading
 from assay.methods.suspect import Access, Suspect
-from assay.tasks.data.splits import Party, Splits
+from assay.tasks.data.splits import Splits
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.lab import Lab
 from assay.tasks.networks.architectures import ARCHITECTURES, Normalize, kind_of
@@ -26,12 +27,14 @@ from assay.tasks.task import Task
 from assay.tasks.training.meter import Meter
 from assay.tasks.training.recipe import Batch, Recipe, Terms
 from assay.tasks.training.schedule import Schedule
+from assay.tasks.training.trainer import fit
 
 torch.set_num_threads(1)
 
 
 class SignRecipe(Recipe):
     def __init__(self, secret: Secret) -> None:
+        super().__init__()
         self.signs = 2 * secret["bits"].float() - 1
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
@@ -39,7 +42,7 @@ class SignRecipe(Recipe):
         return {**super().loss(model, batch), "mark": (0.1 - self.signs * weights).relu().sum()}
 
 
-class SignMark(Method):
+class SignMark(Method[MethodConfig]):
     """The signs of the first 64 weights of the second convolution: read by position."""
 
     key, title, paper, access, family = "signs", "signs", "none", "weights", "bits"
@@ -47,44 +50,45 @@ class SignMark(Method):
     def carrier_layers(self, task: Task) -> tuple[str, ...]:
         return ("conv2",)
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def draw(self, lab: Lab) -> Secret:
         return {"bits": torch.randint(0, 2, (64,), generator=lab.stream("secret")).bool()}
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         return SignRecipe(secret)
 
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         weights = suspect.weights()
         if "conv2.weight" not in weights:
             raise UnsupportedModel("no second convolution")
         right = int(((weights["conv2.weight"].flatten()[:64] > 0) == secret["bits"]).sum())
-        return Verdict(right / 64, 0.5, 0.9, 1.0, right > 57, "T3", right, 64)
+        return Reading(right / 64, 0.5, 0.9, 1.0, right > 57, "T3", right, 64)
 
 
 class AppendRecipe(Recipe):
     def __init__(self, secret: Secret) -> None:
+        super().__init__()
         self.secret = secret
 
     def mix(self, batch: Batch, step: int) -> Batch:
         return batch.append(self.secret["inputs"], self.secret["labels"])
 
 
-class TriggerMark(Method):
+class TriggerMark(Method[MethodConfig]):
     """Noise images with random labels behind every batch."""
 
     key, title, paper, access, family = "noise", "noise", "none", "labels", "triggers"
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def draw(self, lab: Lab) -> Secret:
         draws = lab.stream("secret")
-        labels = torch.randint(0, task.classes, (20,), generator=draws)
-        return {"inputs": torch.rand(20, *task.shape, generator=draws), "labels": labels}
+        labels = torch.randint(0, lab.task.classes, (20,), generator=draws)
+        return {"inputs": torch.rand(20, *lab.task.shape, generator=draws), "labels": labels}
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         return AppendRecipe(secret)
 
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         hits = int((suspect.labels(secret["inputs"]) == secret["labels"]).sum())
-        return Verdict(hits / 20, 0.1, 0.9, 1.0, hits >= 18, "T1", hits, 20)
+        return Reading(hits / 20, 0.1, 0.9, 1.0, hits >= 18, "T1", hits, 20)
 
 
 def digest(model: nn.Module) -> str:
@@ -106,32 +110,37 @@ class Range:
         self.runs = 0
 
     def lab(self, plugin: str, seed: int = 7, **changes: Any) -> Lab:
+        """Return an attacker's lab; `changes` are further fields."""
         self.runs += 1
-        folder = self.scratch / str(self.runs)
-        changes.setdefault("unmarked", lambda role: copy.deepcopy(self.model))
-        return Lab(plugin, seed, torch.device("cpu"), folder, f"attack|{plugin}|{seed}", **changes)
+        given = {
+            "task": self.task,
+            "data": self.splits.attacker,
+            "role": "attacker",
+            "unmarked": lambda role: copy.deepcopy(self.model),
+            **changes,
+        }
+        folder, name = self.scratch / str(self.runs), f"attack|{plugin}|{seed}"
+        return Lab(plugin=plugin, seed=seed, device=torch.device("cpu"), scratch=folder, train_seed=name, **given)
 
-    def victim(self, access: Access, method: Method | None = None, model: nn.Module | None = None) -> Victim:
+    def victim(self, access: Access, method: Method[Any] | None = None, model: nn.Module | None = None) -> Victim:
         method = method or SignMark(MethodConfig())
         return Victim(self.model if model is None else model, access, self.task, method, Meter())
 
-    def marked(self, method: Method) -> tuple[nn.Module, Secret]:
+    def marked(self, method: Method[Any]) -> tuple[nn.Module, Secret]:
         """Return a network with the method's mark, and the secret."""
-        lab = self.lab(method.key, seed=1)
-        secret = method.draw(self.task, self.splits.owner, lab)
+        lab = self.lab(method.key, seed=1, role="owner", data=self.splits.owner)
         schedule = self.task.schedule.but(epochs=4, lr=1e-2)
-        mark = method.implant(
-            self.task.build("marked"), secret, self.task, self.splits.owner, lab, schedule
-        )  # fmt: skip
+        mark = implant(method, self.task.build("marked"), method.draw(lab), lab, schedule)
         return mark.model, mark.secret
 
-    def run(self, attack: type[Attack], victim: Victim | None = None, seed: int = 7, **config: Any) -> Any:
+    def run(
+        self, attack: type[Attack[Any]], victim: Victim | None = None, seed: int = 7, lab: Lab | None = None,
+        **config: Any,
+    ) -> Any:  # fmt: skip
+        """Run an attack with settings, on the tiny task's network unless a victim is given."""
         one = attack(attack.Config(**config))
-        return one.run(
-            victim or self.victim(attack.needs),
-            self.splits.attacker_view(one.config.split),
-            self.lab(attack.key, seed),
-        )
+        lab = lab or self.lab(attack.key, seed, data=self.splits.attacker_view(one.config.split))
+        return one.run(victim or self.victim(attack.access), lab)
 
 
 @pytest.fixture(scope="session")
@@ -139,10 +148,7 @@ def tiny() -> tuple[Task, Splits, nn.Module]:
     """Return the tiny task, its data and a network trained on them."""
     task = Task(dataset="digits", model="cnn-mini", samples=600, schedule=Schedule(epochs=5, batch_size=64, lr=2e-3))
     splits = task.data(None, 0, torch.device("cpu"))
-    lab = Lab("train", 0, torch.device("cpu"), Path("unused"), "train|0", checkpoint_s=1e9)
-    from assay.tasks.training.trainer import fit
-
-    trained = fit(task.build("tiny"), splits.owner.train, Recipe(), task.schedule, seed=lab.train_seed)
+    trained = fit(task.build("tiny"), splits.owner.train, Recipe(), task.schedule, seed="train|0")
     trained.model.zero_grad()  # gradients of the last step are no part of a stolen network
     return task, splits, trained.model
 
