@@ -67,7 +67,7 @@ def false_claims(
                 continue
             counts[group, "sok"] += score >= thresholds.sok
             if score >= bar:
-                decision = decide(asdict(method.read(suspect, claim)), thresholds, Rules())
+                decision = decide(asdict(verify(method, model, claim)), thresholds, Rules())
                 counts.update((group, rule) for rule in ("paper", "strict") if getattr(decision, rule))
     if not total:
         return {}, []

@@ -19,20 +19,21 @@ from assay.results.parquet import read_rows
 
 GULLIBLE = """
 from assay.methods.base import Method
-from assay.methods.verdict import Thresholds, Verdict
+from assay.methods.null import Null
+from assay.methods.reading import Reading
 
 
 class Gullible(Method):
     key, title, paper, access, family = "gullible", "Always accepts", "these tests", "labels", "bits"
 
-    def draw(self, task, data, lab):
+    def draw(self, lab):
         return {"number": int(lab.stream("secret").initial_seed() % 1000)}
 
     def read(self, suspect, secret):
-        return Verdict(1.0, 0.5, 0.9, 1e-9, True, "T3", 64, 64)
+        return Reading(1.0, 0.5, 0.9, 1e-9, True, "T3", 64, 64)
 
-    def thresholds(self, task, data, secret, lab):
-        return Thresholds(0.9, 0.9, 0.9)
+    def null(self, lab, secret):
+        return Null([[0.5] * 10], [[32] * 10], 64, ["reference-0"])
 """
 GRID: dict[str, Any] = {
     "name": "gullible",

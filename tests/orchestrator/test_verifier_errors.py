@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from assay.methods.verdict import Thresholds, Verdict
-from assay.orchestrator.work.verification import Owner, cross_verify, false_claims
 from torch import nn
 
 from assay.methods.base import Method, MethodConfig, Secret
+from assay.methods.reading import Reading
 from assay.methods.suspect import Suspect
+from assay.orchestrator.work.verifier_errors import Owner, cross_verify, false_claims
+from assay.results.decisions import Rules, Thresholds
 from assay.tasks.errors import UnsupportedModel
 
-RULES = Thresholds(paper=0.9, sok=0.6, strict=0.8)
+LIMITS = Thresholds(paper=0.9, sok=0.6, strict=0.8, rare=None)
 
 
 class Number(nn.Module):
@@ -38,11 +39,11 @@ class Distance(Method):
     def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int | None, int | None]:
         return max(0.0, 1 - abs(float(suspect.weights()["value"]) - secret["value"])), None, None
 
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         self.verified += 1
         score = self.score(suspect, secret)[0]
         metrics = {"det_rate": score / 2} if secret.get("rate") else {}
-        return Verdict(score, 0.5, 0.9, 1e-4 if score >= 0.95 else 0.5, score >= 0.9, "T3", metrics=metrics)
+        return Reading(score, 0.5, 0.9, 1e-4 if score >= 0.95 else 0.5, score >= 0.9, "T3", metrics=metrics)
 
 
 class Yes(Distance):
@@ -51,7 +52,7 @@ class Yes(Distance):
 
 
 def owners(*values: float, **more: Any) -> list[Owner]:
-    return [Owner({"value": value, **more}, RULES, None) for value in values]
+    return [Owner({"value": value, **more}, LIMITS, Rules()) for value in values]
 
 
 def loaders(*values: float) -> list[Any]:
@@ -61,7 +62,7 @@ def loaders(*values: float) -> list[Any]:
 def test_each_rule_counts_its_own_claims() -> None:
     method = Distance(MethodConfig())
     claims = [{"value": value} for value in (0.0, 0.03, 0.15, 0.35, 0.7)]  # scores 1, 0.97, 0.85, 0.65, 0.3 on zero
-    report, curves = false_claims(method, claims, {"marked-0": Number(5.0), "unmarked-0": Number(0.0)}, RULES)
+    report, curves = false_claims(method, claims, {"marked-0": Number(5.0), "unmarked-0": Number(0.0)}, LIMITS)
     assert report["claims"] == 5
     assert [report[f"false_{rule}_unmarked"] for rule in ("paper", "sok", "strict")] == [2, 4, 2]
     assert [report[f"false_{rule}_marked"] for rule in ("paper", "sok", "strict")] == [0, 0, 0]
@@ -74,17 +75,17 @@ def test_each_rule_counts_its_own_claims() -> None:
 
 def test_models_of_a_group_are_counted_together() -> None:
     suspects = {"marked-0": Number(9.0), "unmarked-0": Number(0.0), "unmarked-1": Number(0.0)}
-    report, _ = false_claims(Distance(MethodConfig()), iter([{"value": 0.0}]), suspects, RULES)
+    report, _ = false_claims(Distance(MethodConfig()), iter([{"value": 0.0}]), suspects, LIMITS)
     assert (report["false_strict_unmarked"], report["false_strict_unmarked_rate"]) == (2, 1.0)
 
 
 def test_a_verifier_that_always_says_yes_has_rate_one() -> None:
     class Always(Yes):
-        def read(self, suspect: Suspect, secret: Secret) -> Verdict:
-            return Verdict(1.0, 0.5, 0.9, 1e-6, True, "none")
+        def read(self, suspect: Suspect, secret: Secret) -> Reading:
+            return Reading(1.0, 0.5, 0.9, 1e-6, True, "none")
 
     claims = [{"value": float(value)} for value in range(7)]
-    report, _ = false_claims(Always(MethodConfig()), claims, {"marked-0": Number(50.0)}, RULES)
+    report, _ = false_claims(Always(MethodConfig()), claims, {"marked-0": Number(50.0)}, LIMITS)
     assert all(report[f"false_{rule}_marked_rate"] == 1.0 for rule in ("paper", "sok", "strict"))
 
 
@@ -93,13 +94,13 @@ def test_a_suspect_that_cannot_carry_the_mark_verifies_nothing() -> None:
         def score(self, *_: Any) -> Any:
             raise UnsupportedModel("no carrier")
 
-    rules = Thresholds(paper=0.0, sok=0.0, strict=0.0)
+    rules = Thresholds(paper=0.0, sok=0.0, strict=0.0, rare=None)
     report, _ = false_claims(Never(MethodConfig()), [{"value": 0.0}], {"marked-0": Number(0.0)}, rules)
     assert report["false_sok_marked"] == 0
 
 
 def test_without_claims_nothing_is_reported() -> None:
-    assert false_claims(Distance(MethodConfig()), (), {"marked-0": Number(0.0)}, RULES) == ({}, [])
+    assert false_claims(Distance(MethodConfig()), (), {"marked-0": Number(0.0)}, LIMITS) == ({}, [])
 
 
 def test_rows_are_keys_and_columns_are_models() -> None:
