@@ -99,7 +99,7 @@ def test_the_papers_rule_is_the_papers_own_and_not_its_threshold() -> None:
 def test_what_cannot_be_read_verifies_by_no_rule() -> None:
     limits = Thresholds(paper=0.0, sok=0.0, strict=0.0, rare=0.0)
     assert decide(reading(1.0, applicable=False), limits, DEFAULT) == Decision(False, False, False)
-    lost = reading(score=None, p_value=None, accepted=False)  # type: ignore[arg-type]
+    lost = {**reading(), "score": None, "p_value": None, "accepted": False}
     assert decide(lost, limits, DEFAULT) == Decision(False, False, False)
 
 
@@ -340,7 +340,7 @@ READINGS = st.builds(reading, RATES, st.sampled_from([1e-9, 1e-3, 1.1e-3, 0.4]),
 
 @st.composite
 def nulls(draw: Any) -> Null:
-    models, keys, trials = draw(st.integers(1, 4)), draw(st.integers(1, 8)), draw(st.integers(1, 100))
+    models, keys, trials = draw(st.integers(1, 4)), draw(st.integers(1, 8)), draw(st.integers(1, 40))
     counts = st.lists(st.integers(0, trials), min_size=keys, max_size=keys)
     hits = draw(st.lists(counts, min_size=models, max_size=models))
     roles = draw(st.permutations([f"reference-{i}|prune" if i % 2 else f"reference-{i + 9}" for i in range(models)]))
@@ -363,8 +363,8 @@ def rows(draw: Any, number: int, keys: list[str]) -> dict[str, Any]:
 
 @st.composite
 def sweeps(draw: Any) -> tuple[list[dict[str, Any]], dict[str, Null]]:
-    known = {f"null-{i}": draw(nulls()) for i in range(draw(st.integers(1, 3)))}
-    return [draw(rows(i, sorted(known))) for i in range(draw(st.integers(1, 6)))], known
+    known = {f"null-{i}": draw(nulls()) for i in range(draw(st.integers(1, 2)))}
+    return [draw(rows(i, sorted(known))) for i in range(draw(st.integers(1, 4)))], known
 
 
 def points(known: dict[str, Null]) -> list[dict[str, Any]]:
@@ -385,16 +385,15 @@ def bits(frame: pd.DataFrame) -> list[dict[str, Any]]:
 ALPHAS = st.sampled_from([1e-6, 1e-4, 1e-3, 0.01, 0.3])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(sweep=sweeps(), alpha=ALPHAS, loss=RATES, seed=st.integers(0, 99))
 def test_deciding_from_parquet_gives_the_bits_of_deciding_at_once(
     tmp_path_factory: pytest.TempPathFactory, sweep: Any, alpha: float, loss: float, seed: int
 ) -> None:
     plain, known = sweep
     rules = Rules(alpha, loss)
-    whole = [{**row, **decided(row, known[row["null_key"]], rules)} for row in plain]
-    frame, table = written(tmp_path_factory.mktemp("out"), [{**r, **decided(r, known[r["null_key"]])} for r in plain],
-                           known)  # fmt: skip
+    whole, default = ([{**r, **decided(r, known[r["null_key"]], own)} for r in plain] for own in (rules, DEFAULT))
+    frame, table = written(tmp_path_factory.mktemp("out"), default, known)
     expected = bits(parquet.frame_of(whole))
     assert bits(redecide(frame, table, rules)) == expected
     assert list(redecide(frame, table, rules).dtypes) == list(frame.dtypes)
@@ -404,7 +403,7 @@ def test_deciding_from_parquet_gives_the_bits_of_deciding_at_once(
     assert bits(redecide(redecide(frame, table, Rules(0.5, 0.5)), table, rules)) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sweep=sweeps(), pair=st.tuples(ALPHAS, ALPHAS))
 def test_a_higher_false_claim_rate_never_unverifies(sweep: Any, pair: tuple[float, float]) -> None:
     plain, known = sweep
@@ -419,7 +418,7 @@ def test_a_higher_false_claim_rate_never_unverifies(sweep: Any, pair: tuple[floa
         assert [more[name] for name in unmoved] == [fewer[name] for name in unmoved]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sweep=sweeps(), pair=st.tuples(RATES, RATES))
 def test_a_larger_loss_never_takes_a_success_away(sweep: Any, pair: tuple[float, float]) -> None:
     plain, known = sweep
@@ -464,7 +463,8 @@ def test_cells_without_a_result_and_methods_without_a_null_pass_through(tmp_path
     ]
     frame, table = written(tmp_path, plain, {})
     found = redecide(frame, table).set_index("cell_key")
-    assert found["detected_after"].to_dict() == {"clean": False, "failed": pd.NA, "impossible": pd.NA}
+    assert found["detected_after"]["clean"] == False  # noqa: E712 (a flag that may be null)
+    assert found["detected_after"].isna().to_dict() == {"clean": False, "failed": True, "impossible": True}
     assert found["outcome"].isna().all()
     assert found["score_before"]["failed"] == 0.4, "what an older assay noted of the victim stays"
 
