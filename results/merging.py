@@ -6,8 +6,10 @@ and what of it differs within a table is part of the name of a line or a column.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, Literal
 
@@ -44,10 +46,15 @@ class Aspect:
     parts: tuple[_Part, ...]
     bundle: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Its columns, the key first."""
         return (self.name, *(part.column for part in self.parts))
+
+    @cached_property
+    def values(self) -> Callable[[Row], tuple[Any, ...]]:
+        """What returns a row's values in these columns."""
+        return itemgetter(*self.columns)
 
 
 TASK: Final = Aspect(
@@ -103,12 +110,19 @@ _seeds = itemgetter(*SEEDS)
 
 def setting(row: Row, aspects: Iterable[Aspect] = (TASK, METHOD, ATTACK)) -> tuple[Any, ...]:
     """Return what tells a row's experiment apart, as far as these aspects go; configurations by value (1 is 1.0)."""
-    return tuple(_value(row, column) for aspect in aspects for column in aspect.columns)
+    return tuple(chain.from_iterable(_by_value(aspect.columns, aspect.values(row)) for aspect in aspects))
+
+
+@lru_cache(maxsize=65536)
+def _by_value(columns: tuple[str, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(
+        configs.canonical(value) if value is not None and column in _JSON else value
+        for column, value in zip(columns, values, strict=True)
+    )
 
 
 def _value(row: Row, column: str) -> Any:
-    value = row[column]
-    return configs.canonical(value) if value is not None and column in _JSON else value
+    return _by_value((column,), (row[column],))[0]
 
 
 def groups(rows: Iterable[Row], *aspects: Aspect) -> dict[tuple[Any, ...], list[Row]]:

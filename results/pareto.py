@@ -25,7 +25,8 @@ _FIGURES: Final = ("status", "outcome", "main_after", "main_before", "cost_share
 def _legend(rules: Rules) -> tuple[str, ...]:
     return (
         f"hyper-volume: share of the box between {100 * rules.largest_loss:g} points below the victim's accuracy and "
-        "all scores that attacks dominate, 0 robust to 1; scores in SoK's normalisation: threshold at 0.5, full match at 1",
+        "all scores that attacks dominate, 0 robust to 1; scores in SoK's normalisation: threshold at 0.5, full match "
+        "at 1",
         "robust: no configuration with a cost share below 1 removes the mark from half of the victims or more",
         "front: accuracy in percent · score; pay-off in SoK's game: the accuracy of a removal, of all else less the "
         "score",

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 
-import numpy as np
 from scipy import stats
 
 from assay.results.merging import Row, one_experiment
@@ -104,18 +104,18 @@ def over_victims(values: Iterable[float | None], cells: Sequence[Row], level: fl
     for value, cell in zip(values, cells, strict=True):
         if value is not None and not math.isnan(value):
             groups.setdefault(cell["victim_seed"], []).append(value)
-    return t_interval([float(np.mean(groups[victim])) for victim in sorted(groups)], level)
+    return t_interval([fmean(groups[victim]) for victim in sorted(groups)], level)
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Mean:
     """Return the mean of independent values and half the width of its Student-t interval."""
     if not values:
         return Mean(math.nan, None, 0, math.nan, math.nan)
-    data = np.asarray(values, dtype=np.float64)
-    half = None
-    if len(data) > 1:
-        half = _t_quantile((1 + level) / 2, len(data) - 1) * float(np.std(data, ddof=1)) / math.sqrt(len(data))
-    return Mean(float(np.mean(data)), half, len(data), float(data.min()), float(data.max()))
+    mean, half = fmean(values), None
+    if len(values) > 1:
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        half = _t_quantile((1 + level) / 2, len(values) - 1) * deviation / math.sqrt(len(values))
+    return Mean(mean, half, len(values), min(values), max(values))
 
 
 @lru_cache(maxsize=1024)

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
+import pytest
 
 from assay.results.detection import detections
+from assay.results.errors import ResultsError
+from assay.results.example import make_failed, make_row
+from assay.results.parquet import frame_of
+from assay.results.render import Table
 
 
 def row(method: str, seed: int, index: float, **more: Any) -> dict[str, Any]:
-    return {
-        "cell_key": f"{method}-{seed}", "status": "ok", "task": "digits-lenet5", "attack": "neural-cleanse",
-        "attack_config": "{}", "method": method, "metrics": {"index": index, "flagged": float(index > 2)}, **more,
-    }  # fmt: skip
+    return make_row(**{
+        "cell_key": f"{method}-{seed}", "attack": "neural-cleanse", "method": method, "victim_seed": seed,
+        "metrics": {"index": index, "flagged": float(index > 2)}, **more,
+    })  # fmt: skip
+
+
+def table_of(*rows: dict[str, Any]) -> Table:
+    return detections(frame_of({**row, "cell_key": f"{row['cell_key']}-{i}"} for i, row in enumerate(rows)))
 
 
 def test_models_are_ranked_against_the_unmarked_ones() -> None:
-    rows = pd.DataFrame([
+    table = detections(frame_of([
         row("adi", 0, 3.0), row("adi", 1, 1.0), row("clean", 0, 0.5), row("clean", 1, 1.0), row("uchida", 0, 0.1),
-        row("adi", 2, 9.0, status="failed"), row("adi", 3, 9.0, metrics={}),
-    ])  # fmt: skip
-    table = detections(rows)
+        make_failed(cell_key="x", method="adi", attack="neural-cleanse"), row("adi", 3, 9.0, metrics={}),
+    ]))  # fmt: skip
     found = {line[2]: line[3:] for line in table.rows}
     assert found["adi"][0].startswith("1/2 ")
     assert found["adi"][1] == "0.88"  # 3 beats both, 1 beats one and ties with the other
@@ -31,4 +38,17 @@ def test_models_are_ranked_against_the_unmarked_ones() -> None:
 
 
 def test_without_unmarked_models_nothing_is_ranked() -> None:
-    assert [line[-1] for line in detections(pd.DataFrame([row("adi", 0, 3.0)])).rows] == ["-"]
+    assert [line[-1] for line in table_of(row("adi", 0, 3.0)).rows] == ["-"]
+
+
+def test_settings_of_a_method_are_lines_of_their_own() -> None:
+    first, second = (row("adi", 0, index, method_config={"triggers": n}) for n, index in ((10, 3.0), (100, 1.0)))
+    assert [line[2:4] for line in table_of(first, second).rows] == [
+        ("adi triggers=10", "1/1 (21-100 %)"),
+        ("adi triggers=100", "0/1 (0-79 %)"),
+    ]
+
+
+def test_two_kinds_of_unmarked_models_are_refused() -> None:
+    with pytest.raises(ResultsError, match="differ in method_version; only seeds are averaged over"):
+        table_of(row("adi", 0, 3.0), row("clean", 0, 1.0), row("clean", 1, 1.0, method_version=2))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from assay.orchestrator.planning.registry import Registry
 from assay.results import papers
 from assay.results.errors import ResultsError
 from assay.results.papers import ATTACK, WATERMARK, compare
@@ -10,7 +13,7 @@ ROWS = {"usp_csp": 502, "function_coupled": 110, "null_embedding": 169, "ingrain
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS)
-def test_every_printed_number_is_read_and_identified(paper):
+def test_every_printed_number_is_read_and_identified(paper: str) -> None:
     frame = papers.load(paper)
     assert len(frame) == ROWS[paper]
     text = frame.assign(wm_params=frame["wm_params"].map(str), attack_params=frame["attack_params"].map(str))
@@ -19,7 +22,7 @@ def test_every_printed_number_is_read_and_identified(paper):
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS)
-def test_rates_join_as_fractions(paper):
+def test_rates_join_as_fractions(paper: str) -> None:
     frame = papers.load(paper)
     rates = frame[frame["unit"].isin(["percent", "fraction"]) & ~frame["metric"].str.endswith("_change")]
     assert rates["value"].between(0, 1.01).all()  # preserving rates may pass 1
@@ -27,7 +30,7 @@ def test_rates_join_as_fractions(paper):
 
 
 @pytest.mark.parametrize("paper", papers.PAPERS)
-def test_every_published_parameter_has_a_rule(paper):
+def test_every_published_parameter_has_a_rule(paper: str) -> None:
     frame = papers.load(paper)
     for column, rules in (("wm_params", WATERMARK), ("attack_params", ATTACK)):
         stated = {name for params in frame[column] for name in params}
@@ -35,7 +38,7 @@ def test_every_published_parameter_has_a_rule(paper):
         assert {name for name in stated if ("", name) not in rules} <= {"queries"}
 
 
-def test_unknown_names_are_one_line_with_the_nearest():
+def test_unknown_names_are_one_line_with_the_nearest() -> None:
     with pytest.raises(ResultsError, match="did you mean 'usp_csp'"):
         papers.parse("usp_cps/5")
     with pytest.raises(ResultsError, match="usp_csp: unknown table '99'"):
@@ -66,7 +69,7 @@ def test_unknown_names_are_one_line_with_the_nearest():
         ("cross-verify", {}, {"detector": 1, "model": 2}, True),
     ],
 )
-def test_attack_parameters(key, ours, theirs, conflict):
+def test_attack_parameters(key: str, ours: dict[str, Any], theirs: dict[str, Any], conflict: bool) -> None:
     assert bool(compare(key, ours, theirs, ATTACK).conflicts) is conflict
 
 
@@ -77,7 +80,7 @@ def test_attack_parameters(key, ours, theirs, conflict):
         ("ingrain", {"strength": 0.5, "carriers": 1000}, {"lambda": 4, "D_S": 1000}, True),
         ("csp", {"tau": 0.85}, {"tau": 85}, False),
         ("csp", {"tau": 0.8}, {"tau": 85}, True),
-        ("sgn", {"n": 3000}, {"D_S": 1000}, False),
+        ("sgn", {"bits": 3000}, {"D_S": 1000}, False),
         ("uchida", {"bits": 256}, {"D_S": 5000, "bits": 256}, False),
         ("null-embedding", {"pattern_size": 6}, {"pattern": "6x6"}, False),
         ("null-embedding", {"pattern_size": 4}, {"pattern": "6x6"}, True),
@@ -87,11 +90,21 @@ def test_attack_parameters(key, ours, theirs, conflict):
         ("usp", {}, {"instance": 3}, False),
     ],
 )
-def test_watermark_parameters(key, ours, theirs, conflict):
+def test_watermark_parameters(key: str, ours: dict[str, Any], theirs: dict[str, Any], conflict: bool) -> None:
     assert bool(compare(key, ours, theirs, WATERMARK).conflicts) is conflict
 
 
-def test_differences_in_training_length_are_remarked():
+def test_names_of_ours_are_settings_that_exist() -> None:
+    registry = Registry()
+    plugins = (*registry.methods.values(), *registry.attacks.values())
+    fields = {name for plugin in plugins for name in plugin.Config.model_fields}
+    for rules in (WATERMARK, ATTACK):
+        for (_, published), rule in rules.items():
+            unknown = set(rule.names if rule else ()) - fields - {published}
+            assert not unknown, f"{published}: no method or attack has a setting {unknown}"
+
+
+def test_differences_in_training_length_are_remarked() -> None:
     found = compare("distill", {"epochs": 20}, {"epochs": 500, "queries": 7}, ATTACK)
     assert found.conflicts == ()
     assert found.remarks == ("epochs 20, not 500", "queries 7 in the paper only")

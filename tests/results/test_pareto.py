@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assay.results.decisions import Rules
+from assay.results.errors import ResultsError
+from assay.results.example import make_failed, make_row
 from assay.results.pareto import Point, cheapest_removals, equilibrium, front, hypervolume, points, robustness
+from assay.results.parquet import frame_of
 
 
 def point(main: float, score: float, *, share: float | None = 0.1, removed: float = 0.0, before: float = 0.9) -> Point:
-    return Point("prune", "{}", main, before, score, removed, share, ())
+    return Point("prune", main, before, score, removed, share, ())
 
 
 def test_the_front_of_a_set_made_by_hand() -> None:
@@ -61,28 +64,32 @@ def test_a_success_counts_by_its_accuracy_and_all_else_less_the_score() -> None:
 
 
 def row(attack: str, seed: int, main: float, score: float, **more: Any) -> dict[str, Any]:
-    return {
-        "cell_key": f"{attack}-{seed}", "status": "ok", "outcome": "removed", "attack": attack, "attack_config": "{}",
-        "victim_seed": seed, "main_after": main, "main_before": 0.9, "cost_share": 0.5, "metrics": {"score_sok": score},
-        **more,
-    }  # fmt: skip
+    return make_row(**{
+        "cell_key": f"{attack}-{seed}-{len(more)}", "outcome": "removed", "attack": attack, "victim_seed": seed,
+        "main_after": main, "main_before": 0.9, "cost_share": 0.5, "metrics": {"score_sok": score}, **more,
+    })  # fmt: skip
 
 
 def test_points_are_means_over_victims_of_cells_with_a_score() -> None:
-    rows = pd.DataFrame([
-        row("prune", 0, 0.8, 0.2), row("prune", 1, 0.9, 0.4, outcome="retained"),
-        row("distill", 0, 0.7, 0.1, status="failed"), row("none", 0, 0.9, 1.0, metrics={}),
+    rows = frame_of([
+        row("prune", 0, 0.8, 0.2, cell_key="a"), row("prune", 1, 0.9, 0.4, outcome="retained", cell_key="b"),
+        make_failed(attack="distill"), row("none", 0, 0.9, 1.0, metrics={}),
     ])  # fmt: skip
     (only,) = points(rows)
-    assert (only.attack, only.removed, only.cells) == ("prune", 0.5, ("prune-0", "prune-1"))
+    assert (only.name, only.removed, only.cells) == ("prune", 0.5, ("a", "b"))
     assert (only.main, only.score) == (pytest.approx(0.85), pytest.approx(0.3))
 
 
+def test_points_of_two_settings_are_refused() -> None:
+    rows = frame_of([row("prune", 0, 0.8, 0.2), row("prune", 1, 0.9, 0.4, method_version=2)])
+    with pytest.raises(ResultsError, match="differ in method_version"):
+        points(rows)
+
+
 def test_the_robustness_table_names_the_attacks_and_their_cells() -> None:
-    common = {"task": "digits-lenet5", "method": "adi", "method_config": "{}"}
-    rows = pd.DataFrame([
-        row("prune", 0, 0.88, 0.2, **common, cost_share=0.01), row("none", 0, 0.9, 1.0, outcome="retained", **common),
-        row("prune", 1, 0.88, 0.2, **{**common, "method": "csp"}, cost_share=2.0),
+    rows = frame_of([
+        row("prune", 0, 0.88, 0.2, method="adi", cost_share=0.01), row("none", 0, 0.9, 1.0, outcome="retained", method="adi"),
+        row("prune", 1, 0.88, 0.2, method="csp", cost_share=2.0),
     ])  # fmt: skip
     table = robustness(rows)
     adi, csp = (dict(zip(table.columns, line, strict=True)) for line in table.rows)
@@ -92,4 +99,19 @@ def test_the_robustness_table_names_the_attacks_and_their_cells() -> None:
     assert adi["front"] == "none (90.0 · 1.00), prune (88.0 · 0.20)"
     assert adi["cheapest removal"] == "prune (share 0.01)"
     assert adi["largest pay-off"] == "prune (0.88)"
-    assert table.keys[0][5] == ("prune-0",)
+    assert table.keys[0][5] == ("prune-0-2",)
+
+
+def test_settings_of_a_method_are_lines_that_say_what_differs() -> None:
+    rows = frame_of(
+        row("prune", 0, 0.88, 0.2, method="adi", method_config={"triggers": n}, cell_key=f"{n}") for n in (10, 100)
+    )
+    assert [line[1] for line in robustness(rows).rows] == ["adi triggers=10", "adi triggers=100"]
+
+
+def test_the_largest_loss_is_a_rule() -> None:
+    rows = frame_of([row("prune", 0, 0.82, 0.0, method="adi")])
+    strict, lenient = (robustness(rows, rules) for rules in (Rules(), Rules(largest_loss=0.1)))
+    assert (strict.rows[0][2], lenient.rows[0][2]) == ("0.00", "0.20")
+    assert "between 10 points below" in lenient.notes[0]
+    assert hypervolume([point(0.9, 0.3), point(0.8, 0.0)], 0.9, Rules(largest_loss=0)) == pytest.approx(0.7)
