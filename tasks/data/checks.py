@@ -123,7 +123,7 @@ def _check_groups(where: str, groups: Tensor, labels: Tensor) -> None:
 
 def _range(values: Tensor) -> tuple[float, float]:
     real = values.abs() if values.is_complex() else values
-    low, high = torch.aminmax(real if real.is_floating_point() else real.long())
+    low, high = torch.aminmax(real.detach() if real.is_floating_point() else real.long())
     return float(low), float(high)
 
 

@@ -6,6 +6,7 @@ Parquet is in `parquet`. Nothing here unpickles: every format is plain bytes, wh
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def whole(path: Path, kind: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as why:
         if isinstance(why, OSError) and why.errno is not None:
-            raise BadInput(f"{path}: cannot be read: {why.strerror}") from None
+            raise BadInput(f"{path}: cannot be read: {os.strerror(why.errno)}") from None
         text = " ".join(str(why).split())
         raise BadInput(f"{path}: expected {kind}, whole: {text}; copy or fetch the file again") from None
 

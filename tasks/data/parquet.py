@@ -33,13 +33,15 @@ def read_parquet_images(
         BadInput: no Parquet file, other columns, a label that is no whole number, or an image that is null, cannot be
             decoded, has another size, or would lose something as 8-bit pixels. Of a row its number is told.
     """
+    import pyarrow as pa
+
     files = [(path, _rows(path)) for path in paths]
     images = np.empty((sum(rows for _, rows in files), *shape), np.uint8)
     labels: list[Classes] = []
     names: list[str] = []
     for path in paths:
         for first, pictures, classes in _batches(path, ("img", "image"), ("label", label)):
-            if "bytes" not in [field.name for field in pictures.type]:
+            if not pa.types.is_struct(pictures.type) or pictures.type.get_field_index("bytes") < 0:
                 raise BadInput(f"{path}: expected images as a struct of bytes and path, found {pictures.type}")
             labels.append(classes)
             for row, picture in enumerate(pictures, first):

@@ -30,6 +30,10 @@ _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _TWO_BYTES = re.compile(r";16[BLN]")
 
 
+class _Refused(ValueError):
+    """A sound picture that does not fit; other `ValueError`s are Pillow's, of damaged ones."""
+
+
 def read_picture(file: IO[bytes], shape: tuple[int, ...], fit: Fit) -> Pixels:
     """Return an encoded picture (PNG, JPEG, PPM, BMP, GIF, WebP or TIFF) as (C, H, W).
 
@@ -48,13 +52,15 @@ def read_picture(file: IO[bytes], shape: tuple[int, ...], fit: Fit) -> Pixels:
     try:
         with Image.open(file, formats=_FORMATS) as opened:
             if opened.size != (width, height) and fit == "exact":
-                raise ValueError(f"found {opened.size[0]}x{opened.size[1]} pixels")
+                raise _Refused(f"found {opened.size[0]}x{opened.size[1]} pixels")
             image = _in_mode(_eight_bits(opened, photo=fit != "exact"), "L" if channels == 1 else "RGB")
+    except _Refused:
+        raise
     except UnidentifiedImageError:
         raise ValueError(
             f"this is no picture of a known kind ({', '.join(_FORMATS)}), or its head is cut off"
         ) from None
-    except (OSError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as why:
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as why:
         raise ValueError(f"the picture is damaged or cut short: {' '.join(str(why).split())}") from None
     if image.size != (width, height):
         how = Image.Resampling.BILINEAR  # antialiased, as torchvision's Resize
@@ -67,18 +73,18 @@ def _eight_bits(opened: ImageFile, *, photo: bool) -> Image:
     """Return a picture without alpha and with 8 bits a channel."""
     mode = opened.mode
     if opened.format != "MPO" and (frames := getattr(opened, "n_frames", 1)) > 1:  # MPO: a camera's JPEG with a preview
-        raise ValueError(f"found {frames} frames, expected one picture")
+        raise _Refused(f"found {frames} frames, expected one picture")
     if mode.startswith("I;16") or (mode == "I" and opened.format in ("PNG", "PPM")):
         return _narrowed(opened)
     if mode in _EIGHT_BITS | _WITH_ALPHA and any(_two_bytes(tile[3]) for tile in opened.tile):
-        raise ValueError("found colours of 16 bits a channel, of which 8 would be lost; convert them beforehand")
+        raise _Refused("found colours of 16 bits a channel, of which 8 would be lost; convert them beforehand")
     if opened.has_transparency_data:
         return _opaque(opened)
     if mode == "CMYK" and photo:
         return opened.convert("RGB")
     if mode not in _EIGHT_BITS:
         what = {"F": "floating-point pixels", "I": "32-bit pixels"}.get(mode, f"{mode} colours")
-        raise ValueError(f"found {what}, which have no exact counterpart of 8 bits; convert them beforehand")
+        raise _Refused(f"found {what}, which have no exact counterpart of 8 bits; convert them beforehand")
     return opened
 
 
@@ -95,12 +101,12 @@ def _narrowed(opened: ImageFile) -> Image:
     from PIL import Image
 
     if opened.has_transparency_data:
-        raise ValueError("found a transparent colour among 16-bit grey")
+        raise _Refused("found a transparent colour among 16-bit grey")
     wide = np.asarray(opened)
     narrow = np.rint(wide / 257).astype(np.uint8)
     before, after = len(np.unique(wide)), len(np.unique(narrow))
     if before != after:
-        raise ValueError(
+        raise _Refused(
             f"found 16-bit grey of {before:,} levels from {wide.min():,} to {wide.max():,}, of which 8 bits keep "
             f"{after:,}; convert it beforehand"
         )
@@ -111,7 +117,7 @@ def _opaque(opened: ImageFile) -> Image:
     """Return a picture without its alpha channel, or its transparent colour, if no pixel uses it."""
     image = opened.convert("RGBA")
     if (least := np.asarray(image)[..., 3].min()) < 255:
-        raise ValueError(f"found transparent pixels (alpha from {least} on), and no background is known")
+        raise _Refused(f"found transparent pixels (alpha from {least} on), and no background is known")
     return image.convert("RGB")
 
 
@@ -124,5 +130,5 @@ def _in_mode(image: Image, wanted: str) -> Image:
         return image.convert(wanted)
     colours = np.asarray(image.convert("RGB"))
     if (colours != colours[..., :1]).any():
-        raise ValueError("found colours, expected grey")
+        raise _Refused("found colours, expected grey")
     return image.convert("RGB").getchannel(0)

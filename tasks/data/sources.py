@@ -71,7 +71,7 @@ def _find(info: DatasetInfo, root: Path | None) -> tuple[Layout, Found]:
             if found := layout.find(base):
                 return layout, found
         except MissingData as why:
-            raise MissingData(f"{info.key}: {why}; or move these files elsewhere: {fetch}") from None
+            raise MissingData(f"{info.key}: {why}; put it right, or move these files elsewhere and {fetch}") from None
     own = info.part_of or info.key
     if own in _PICKLED and (pickled := base / _PICKLED[own]).is_dir():
         raise MissingData(f"{info.key}: {pickled} is pickled, and nothing is unpickled; {fetch}")

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
@@ -265,7 +266,7 @@ def test_a_plugin_adds_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architectures, "_KINDS", {})
     register_architecture("wide", wide)
     assert kind_of("wide") == "image"
-    again = type(wide)(wide.__code__, globals(), "wide")  # what executing the plugin's file a second time defines
+    again = FunctionType(wide.__code__, globals(), "wide")  # what executing the plugin's file a second time defines
     assert again is not wide
     register_architecture("wide", again)
     assert isinstance(build("wide", GREY), LeNet5)

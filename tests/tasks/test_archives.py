@@ -88,6 +88,23 @@ def test_what_is_no_picture_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_class_without_pictures_is_refused(tmp_path: Path) -> None:
+    for label in range(17):
+        paint(tmp_path / f"lisa/train/{label}/a.png", label)
+    paint(tmp_path / "lisa/test/0/a.png", 0)
+    (tmp_path / "lisa/train/5/a.png").rename(tmp_path / "lisa/train/5/a.txt")
+    with pytest.raises(BadInput, match=r"lisa/train/5: a class without a picture \(.bmp, "):
+        load("lisa", tmp_path, None, None)
+
+
+def test_a_tree_of_a_set_of_one_size_is_not_resized(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label in range(10):
+            paint(tmp_path / f"cifar10/{part}/{label}/a.png", label, (40, 32))
+    with pytest.raises(BadInput, match=r"train/0/a.png: expected an image that fits \(3, 32, 32\): found 40x32 pixels"):
+        load("cifar10", tmp_path, None, None)
+
+
 def test_other_sizes_are_resized_or_cut(tmp_path: Path) -> None:
     """A wide picture, red on the left third and the right: cut to a square none of it is left, stretched it stays."""
     for key in ("caltech101", "lisa"):
@@ -124,6 +141,11 @@ def test_tiny_imagenet(key: str, step: int, tmp_path: Path) -> None:
         notes.write_text(f"{name}\t{names[10]}\t0\t0\t9\t9\n")
         with pytest.raises(BadInput, match="which is not in this folder"):
             load(key, tmp_path, None, None)
+    notes.write_text(f"val_0.png\t{names[10]}\n\nval_1.png\tn99\n")
+    with pytest.raises(
+        BadInput, match=r"val_annotations.txt, line 3: found class 'n99', which the training part lacks"
+    ):
+        load(key, tmp_path, None, None)
     notes.write_text("nonsense\n")
     with pytest.raises(BadInput, match=r"val_annotations.txt, line 1: expected columns, found 'nonsense'"):
         load(key, tmp_path, None, None)
@@ -156,6 +178,13 @@ def test_gtsrb_keeps_tracks_together(training: str, tmp_path: Path) -> None:
     assert again is not None
     assert torch.equal(again, groups)
     assert fingerprint("gtsrb", tmp_path) == first
+    notes = base / "GT-final_test.csv"
+    for wrong in ("43", "-1", "stop", ""):
+        text = notes.read_text()
+        notes.write_text(text.replace(";41\n", f";{wrong}\n"))
+        with pytest.raises(BadInput, match=rf"GT-final_test.csv, line 3: found class '{wrong}', expected 0..42"):
+            load("gtsrb", tmp_path, None, None)
+        notes.write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -219,10 +248,10 @@ def test_two_parts_of_gtsrb_share_no_class_and_keep_its_tracks(tmp_path: Path) -
     assert many[0] == many[1] == many[2] == many[3] == list(range(26))
     assert few[0] == few[2] == list(range(26, 43))  # the pictures
     assert few[1] == few[3] == list(range(17))  # their labels, numbered anew
-    whole, part = load("gtsrb", tmp_path, None, None)[0], load("gtsrb17", tmp_path, None, None)[0]
+    whole, rest = load("gtsrb", tmp_path, None, None)[0], load("gtsrb17", tmp_path, None, None)[0]
     assert whole.groups is not None
-    assert part.groups is not None
-    assert part.groups.tolist() == whole.groups[26:].tolist()
+    assert rest.groups is not None
+    assert rest.groups.tolist() == whole.groups[26:].tolist()
 
 
 def test_cifar5_is_the_first_half_of_cifar10(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_same_distribution_as_torchvision() -> None:
         theirs = [theirs_of(image[0]) for _ in range(total)]
     counts = torch.zeros(2, 2 * PAD + 1, 2 * PAD + 1, 2)
     known: dict[bytes, tuple[int, int, bool]] = {}
-    for row, views in enumerate((ours, theirs)):
+    for row, views in enumerate((list(ours), theirs)):
         for view in views:
             content = view.numpy().tobytes()
             if content not in known:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from assay.tasks.data import cache, sources
+from assay.tasks.data.inventory import data_status
 from assay.tasks.data.sources import DATASETS, SOURCES, DatasetInfo, decode, fingerprint, load, register_dataset
 from assay.tasks.data.splits import Labelled
 from assay.tasks.errors import BadInput, MissingData
@@ -54,7 +55,10 @@ def write_mnist(root: Path, ending: str = "") -> None:
 
 
 def write_parquet(
-    path: Path, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], column: str = "img"
+    path: Path,
+    images: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    labels: npt.NDArray[np.int64],
+    column: str = "img",
 ) -> None:
     encoded = []
     for image in images:
@@ -275,6 +279,74 @@ def test_damaged_sources_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=words) as error:
             load(key, tmp_path / root, None, None)
         assert "\n" not in str(error.value)
+
+
+def test_idx_files_of_two_data_sets_and_labels_out_of_range_are_told(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    labels = tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte"
+    write_idx(labels, np.array([0] * 19 + [10], np.uint8))
+    with pytest.raises(BadInput, match=r"t10k-labels-idx1-ubyte, row 19 \(the first is 0\): found label 10 among"):
+        load("mnist", tmp_path, None, None)
+    write_idx(labels, np.zeros(19, np.uint8))
+    with pytest.raises(
+        BadInput, match=r"t10k-labels-idx1-ubyte: labels of shape \(19,\) beside images of shape \(20, 28"
+    ):
+        load("mnist", tmp_path, None, None)
+    write_idx(labels, np.zeros(20, np.uint8))
+    data = labels.read_bytes()
+    for head in (b"\1\0\x08\1", b"\0\0\x0d\1"):
+        labels.write_bytes(head + data[4:])
+        with pytest.raises(BadInput, match=r"expected an IDX file of unsigned bytes, whole: it begins with 0"):
+            load("mnist", tmp_path, None, None)
+
+
+def test_a_label_out_of_range_names_the_cifar_file_and_its_record(tmp_path: Path) -> None:
+    write_cifar_binary(tmp_path)
+    file = tmp_path / "cifar-10-batches-bin/data_batch_2.bin"
+    data = bytearray(file.read_bytes())
+    data[3073 * 5] = 77
+    file.write_bytes(data)
+    with pytest.raises(
+        BadInput, match=r"data_batch_2.bin, row 5 \(the first is 0\): found label 77 among labels 0 to 77"
+    ):
+        load("cifar10", tmp_path, None, None)
+
+
+@pytest.mark.parametrize("folder", ["mnist/mnist", "mnist/data"])
+def test_what_the_hubs_client_leaves_is_read(folder: str, tmp_path: Path) -> None:
+    write_mnist(tmp_path / "raw")
+    images, labels = pixels((28, 28), "train")
+    for number, half in enumerate((slice(0, 25), slice(25, 40))):
+        write_parquet(tmp_path / folder / f"train-{number:05}-of-00002.parquet", images[half], labels[half], "image")
+    images, labels = pixels((28, 28), "test")
+    write_parquet(tmp_path / folder / "validation-00000-of-00001.parquet", images, labels, "image")
+    assert fingerprint("mnist", tmp_path) == fingerprint("mnist", tmp_path / "raw")
+    # A shard that is not there is told, with what is, and never trained without, whatever else is there.
+    (tmp_path / folder / "train-00001-of-00002.parquet").unlink()
+    write_mnist(tmp_path)
+    with pytest.raises(MissingData) as error:
+        load("mnist", tmp_path, None, None)
+    assert str(error.value) == (
+        f"mnist: {tmp_path / folder}: train-00001-of-00002.parquet is missing (1 of 2 shards are there); "
+        f"put it right, or move these files elsewhere and fetch it with: assay data fetch mnist --data-root {tmp_path}"
+    )
+    row = next(row for row in data_status(tmp_path) if row["key"] == "mnist")
+    assert (row["present"], row["problem"]) == (False, str(error.value))
+
+
+def test_16_bit_grey_keeps_its_levels_or_is_refused(tmp_path: Path) -> None:
+    """Digits of 17 levels, stored with 16 bits, became black and white."""
+    for part in COUNTS:
+        wide = np.random.default_rng(0).integers(0, 17, (20, 28, 28)).astype(np.uint16)
+        write_parquet(tmp_path / f"mnist/{part}.parquet", wide * 4095, np.arange(20) % 10, "image")
+    train, _ = load("mnist", tmp_path, None, None)
+    assert len(torch.unique(train.inputs)) == 17
+    wide[7] = np.arange(784).reshape(28, 28)
+    write_parquet(tmp_path / "mnist/test.parquet", wide * 4095, np.arange(20) % 10, "image")
+    with pytest.raises(
+        BadInput, match=r"mnist/test.parquet, row 7 \(the first is 0\): .* found 16-bit grey of 784 levels"
+    ):
+        load("mnist", tmp_path, None, None)
 
 
 def test_unknown_data_set() -> None:
