@@ -195,7 +195,8 @@ def _seeds(value: Any, key: str, places: Places) -> list[int]:
         return list(range(value))
     if not isinstance(value, list) or not value or not all(_is_seed(entry) for entry in value):
         raise BadInput(
-            f"{where}: {key} must be a count of at least 1 or a list of seeds from 0 to {LARGEST_SEED}, found {value!r}"
+            f"{where}: {key} must be a count of at least 1 or a list of seeds from 0 to {LARGEST_SEED}, "
+            f"found {repr(value)[:80]}"
         )
     return sorted(set(value))
 
