@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import shtab
 
 from assay.orchestrator.command import commands, readers
-from assay.orchestrator.command.console import complain, emit, tolerant
+from assay.orchestrator.command.console import complain, emit, flush, prepare
 from assay.orchestrator.command.parser import build
 from assay.results.errors import ResultsError
 from assay.tasks.errors import AssayError
@@ -55,9 +55,9 @@ _HANDLERS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    tolerant()
-    arguments = build(_HANDLERS).parse_args(argv)
+    prepare()
     try:
+        arguments = _parsed(argv)
         status: int = arguments.command(arguments)
     except (AssayError, ResultsError) as error:
         complain(f"assay: {error}")
@@ -71,6 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("assay: interrupted; what is committed is kept, run the same command again to go on")
         return 130
     return status
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return build(_HANDLERS).parse_args(argv)
+    except SystemExit:
+        flush()  # the help that was asked for
+        raise
 
 
 def _refusal(error: OSError) -> str:

@@ -7,6 +7,7 @@ terminal's are wrapped, and only in tables.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -30,12 +31,20 @@ def say(*parts: Part) -> None:
 
 def show(renderable: RenderableType) -> None:
     """Print a text or a table of `rich`."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, emoji=False, width=_UNBOUNDED)
-    with console.capture() as captured:
-        console.print(renderable, soft_wrap=isinstance(renderable, Text))
-    emit("\n".join(line.rstrip() for line in captured.get().removesuffix("\n").split("\n")))
+    terminal = sys.stdout.isatty()
+    page = io.StringIO()
+    width = None if terminal else _UNBOUNDED
+    console = Console(
+        file=page,
+        force_terminal=terminal,
+        width=width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    console.print(renderable, soft_wrap=isinstance(renderable, Text))
+    emit("\n".join(line.rstrip() for line in page.getvalue().removesuffix("\n").split("\n")))
 
 
 def say_json(value: Any) -> None:
@@ -49,15 +58,27 @@ def emit(text: str) -> None:
     Raises:
         AssayError: standard output takes no more, e.g. a full disk behind it.
     """
-    try:
+    with _writing():
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
+
+
+def flush() -> None:
+    """Print what others wrote to standard output; errors as `emit`."""
+    with _writing():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
     except BrokenPipeError:
         _discard()
     except OSError as error:
         _discard()
         raise AssayError(
-            f"standard output: cannot write ({error.strerror}); what is written here is not whole"
+            f"standard output: cannot write ({error.strerror}); what is written there is not whole"
         ) from None
 
 
@@ -68,10 +89,12 @@ def complain(text: str) -> None:
         sys.stderr.flush()
 
 
-def tolerant() -> None:
-    """Let standard output take every character: what its encoding lacks is written as an escape."""
-    for stream in (sys.stdout, sys.stderr):
-        if (change := getattr(stream, "reconfigure", None)) is not None:
+def prepare() -> None:
+    """Make both streams usable: one that is closed goes nowhere, one that lacks a character writes its escape."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
+        if (change := getattr(getattr(sys, name), "reconfigure", None)) is not None:
             change(errors="backslashreplace")
 
 

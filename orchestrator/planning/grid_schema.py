@@ -29,9 +29,15 @@ def grid_schema(registry: Registry) -> Schema:
     """
     shared: dict[str, Schema] = {}
     settings = _task_settings(shared)
-    only = {"only": _one_or_many({"enum": list(named_tasks())})}
-    shared["task"] = _entry({key: {"$ref": "#/$defs/task-settings"} for key in named_tasks()})
-    shared["task-settings"] = _object({name: _axis(schema, name == "drops") for name, schema in settings.items()})
+    shared["task-key"] = {"enum": list(named_tasks())}
+    shared["only"] = {**_one_or_many({"$ref": "#/$defs/task-key"}), "description": "the tasks that the entry is for"}
+    only = {"only": {"$ref": "#/$defs/only"}}
+    pairs = {"additionalProperties": {"$ref": "#/$defs/task-settings"}, "propertyNames": {"$ref": "#/$defs/task-key"}}
+    shared["task"] = {"anyOf": [{"$ref": "#/$defs/task-key"}, {"type": "object", **pairs, "minProperties": 1}]}
+    shared["task-settings"] = {
+        **_object({name: _axis(schema, name == "drops") for name, schema in settings.items()}),
+        "type": ["object", "null"],
+    }
     methods = {
         key: _parameters(cls.Config, cls.title, f"method-{key}", shared) for key, cls in registry.methods.items()
     }
