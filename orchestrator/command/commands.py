@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     with others_on_stderr():
         grid, planned = _planned(arguments)
-        out = arguments.out or (Path("runs") / grid.name).resolve()
+        out = arguments.out or (Path("runs") / grid.folder).resolve()
         if out.exists() and not out.is_dir():
             raise BadInput(f"-o {out}: expected a folder, found a file")
         plugins = tuple(str(plugin) for plugin in arguments.plugin)
