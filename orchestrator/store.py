@@ -30,10 +30,17 @@ class Store:
     """Committed stages under one folder. Commits are atomic renames: a stage is there whole or not at all.
 
     Any number of processes and nodes may work in one store; computing a stage twice is harmless, the first commit wins.
+
+    Args:
+        root: the folder.
+        reading: change nothing in the folder, which may be absent: the store is empty then.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reading: bool = False) -> None:
         self.root = root
+        self.reading = reading
+        if reading:
+            return
         for name in ("failures", "scratch", "running", "tmp"):
             (root / name).mkdir(parents=True, exist_ok=True)
 
@@ -50,7 +57,7 @@ class Store:
     def committed_keys(self) -> set[str]:
         """Return the keys of all committed stages (one directory scan, for planning)."""
         found: set[str] = set()
-        for shard in os.scandir(self.root):
+        for shard in os.scandir(self.root) if self.root.is_dir() else ():
             if len(shard.name) == 2 and shard.is_dir():
                 found.update(entry.name for entry in os.scandir(shard.path) if _KEY.fullmatch(entry.name))
         return found
@@ -60,7 +67,7 @@ class Store:
 
         Raises:
             KeyError: the stage is not committed. A record that does not parse (a damaged disk) is set aside first, so
-                that the stage counts as not computed.
+                that the stage counts as not computed; unless the store is only read.
         """
         path = self.folder(key) / "record.json"
         try:
@@ -68,7 +75,8 @@ class Store:
         except FileNotFoundError:
             raise KeyError(key) from None
         except ValueError:
-            self.folder(key).rename(self.root / "tmp" / f"damaged-{key}-{uuid.uuid4().hex[:8]}")
+            if not self.reading:
+                self.folder(key).rename(self.root / "tmp" / f"damaged-{key}-{uuid.uuid4().hex[:8]}")
             raise KeyError(key) from None
         return record
 
@@ -174,6 +182,12 @@ class Store:
         except (OSError, ValueError):
             return None
         return failure
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """Yield the last failure of every stage that has one."""
+        for path in sorted((self.root / "failures").glob("*.json")):
+            if _KEY.fullmatch(path.stem) and (failure := self.failure(path.stem)):
+                yield failure
 
     def clear_failures(self) -> None:
         """Forget all failures; a new run tries the stages again."""

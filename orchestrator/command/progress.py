@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter, deque
@@ -21,6 +22,14 @@ from assay.orchestrator.store import Store
 
 _LINE_S = 30.0  # between two lines where nothing can be redrawn
 _SHOWN = 4  # stages at work, and last results
+
+
+class _Console(Console):
+    """Standard error, whose reader may leave; a sweep does not end for that."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more."""
+        self.quiet = True
 
 
 class Progress:
@@ -45,7 +54,7 @@ class Progress:
     ) -> None:
         self.plan, self.clock = plan, clock
         self.store = Store(out / "store")
-        self.console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self.console = _Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
         self.missing = plan.missing(self.store.committed_keys())
         self.ended: Counter[str] = Counter()
         self.running: dict[str, float] = {}  # since when
@@ -142,7 +151,8 @@ class Progress:
             self.results.append(f"{stage.label}: {', '.join(figures)}")
 
     def _say(self, text: str) -> None:
-        self.console.print(Text(text))
+        with contextlib.suppress(OSError):  # a full disk behind standard error, which Python reports at its end
+            self.console.print(Text(text))
 
     def _view(self) -> RenderableType:
         # Drawn by another thread: copies, because the driver goes on.

@@ -60,6 +60,11 @@ class Grid:
     calibration: dict[str, Any] = field(default_factory=dict)
     source: str = ""
 
+    @property
+    def folder(self) -> str:
+        """The name as that of one folder."""
+        return self.name.replace("/", "-")
+
 
 def read(name: str) -> tuple[str, str]:
     """Return (place, text) of a grid given as a file or as the name of a shipped one.
@@ -173,9 +178,11 @@ def _name(value: Any, otherwise: str, places: Places) -> str:
     if isinstance(name, bool) or not isinstance(name, str | int | float):
         raise BadInput(f"{where}: name must be text, found {kind(value)}")
     name = str(name).strip()
-    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+    # A slash within is a word's own (`and/or`); one that leads somewhere is a path.
+    leads = any(part.strip() in ("", ".", "..") for part in name.split("/"))
+    if leads or name.startswith(".") or not name.isprintable() or "\\" in name:
         raise BadInput(
-            f"{where}: name {name!r} must be plain words, because it names a folder: no '/' or '\\', no '.' in front, "
+            f"{where}: name {name!r} must be plain words, because it names a folder: no path, no '.' in front, "
             "nothing that cannot be printed"
         )
     if len(name.encode()) > _LONGEST_NAME:
@@ -195,7 +202,8 @@ def _seeds(value: Any, key: str, places: Places) -> list[int]:
         return list(range(value))
     if not isinstance(value, list) or not value or not all(_is_seed(entry) for entry in value):
         raise BadInput(
-            f"{where}: {key} must be a count of at least 1 or a list of seeds from 0 to {LARGEST_SEED}, found {value!r}"
+            f"{where}: {key} must be a count of at least 1 or a list of seeds from 0 to {LARGEST_SEED}, "
+            f"found {repr(value)[:80]}"
         )
     return sorted(set(value))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -24,11 +24,6 @@ _REPLACED = ("float", "int", "timestamp")
 class _Loader(yaml.SafeLoader):
     """YAML with the numbers of YAML 1.2: `1e-3` is one; `010` is ten; `1:30` and dates are text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _REPLACED]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def whole_number(self, node: yaml.ScalarNode) -> int:
         """Return the value of an integer as YAML 1.2 writes it."""
         text = str(node.value).replace("_", "")
@@ -40,6 +35,10 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in _REPLACED]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole_number)

@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from assay.orchestrator.command.display import plan_values
+from assay.orchestrator.command.values import plan_values
 from assay.orchestrator.planning.cost import corrected, example, seconds, size
 from assay.orchestrator.planning.grid import parse
 from assay.orchestrator.planning.plan import Plan, Stage
