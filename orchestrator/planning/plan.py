@@ -22,7 +22,7 @@ class Stage:
         seconds: estimated duration on one worker.
         cheap: about as long as an evaluation; cheap stages of one parent travel together.
         label: for people, e.g. `attack prune | adi | digits-cnn-mini | seed 0`.
-        resource: resource class, a key of `orchestrator.execution.driver.RESOURCES`.
+        resource: resource class, a key of `orchestrator.execution.ledger.RESOURCES`.
     """
 
     key: str
