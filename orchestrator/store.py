@@ -8,6 +8,7 @@ store/running/<k>.json               who works on the stage; a marker only, neve
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -119,12 +120,14 @@ class Store:
                 if model is not None and not self.has_model(key):  # a surrogate that only now is needed
                     os.replace(aside / "model.safetensors", final / "model.safetensors")
                     _sync(final)
-                return False
+                first = False
+            else:
+                first = True
             _sync(final.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-            self._forget(key)
-        return True
+        self._forget(key)  # not after a full disk: the rolling checkpoint is all that there is of the stage then
+        return first
 
     def model(self, key: str, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """Return the committed state dict, on `device`."""
@@ -204,8 +207,21 @@ class Store:
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file by atomic rename."""
     aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    aside.write_text(json.dumps(value), "utf-8")
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(value), "utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def out_of_room(error: BaseException | None) -> bool:
+    """Return whether an error, or what caused it, is a full disk or a used-up quota."""
+    while error is not None:
+        # safetensors and Arrow put the system's error into a text of their own.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _sync(path: Path) -> None:

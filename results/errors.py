@@ -1,4 +1,4 @@
-"""The one error of this package."""
+"""The errors of this package: one, and a kind of it that the driver cures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class ResultsError(Exception):
     """Results, or a question about them, that cannot be used; one line: where, what was found, what to do."""
+
+
+class Damaged(ResultsError):
+    """A file that cannot be read as what its name says; running the grid again rebuilds it from the store."""
 
 
 def unknown(what: str, found: str, allowed: Iterable[str], where: str = "") -> ResultsError:

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from assay.results.errors import ResultsError, unknown
+from assay.results.errors import Damaged, ResultsError, unknown
 from assay.results.schema import (
     COLUMNS,
     CURVE,
@@ -317,7 +317,7 @@ def _read(out: Path, name: str, schema: pa.Schema) -> pa.Table:
         # Columns that an older version lacks are null; running the grid again fills them from the store.
         return pq.read_table(path, schema=schema)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as why:
-        raise ResultsError(
+        raise Damaged(
             f"{path}: damaged or no Parquet file ({_one_line(why)}); "
             "run the grid again into the same folder to rebuild it from the store"
         ) from why

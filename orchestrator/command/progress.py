@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from assay.orchestrator.planning.plan import Plan, Stage
 from assay.orchestrator.store import Store
 
 _LINE_S = 30.0  # between two lines where nothing can be redrawn
+_SILENCE_S = 120.0  # after which a line comes even if no stage has ended
+_BEAT_S = 1.0
 _SHOWN = 4  # stages at work, and last results
 
 
@@ -65,17 +68,25 @@ class Progress:
         self._live: Live | None = None
         if self.console.is_terminal and not quiet:
             self._live = Live(console=self.console, get_renderable=self._view, transient=True, refresh_per_second=4)
+        self._over = threading.Event()
+        # A thread of its own: an executor may be busy with a stage for hours.
+        self._heart = threading.Thread(target=self._beat, name="progress", daemon=True)
 
     def __enter__(self) -> Progress:
         if self._live is not None:
             self._live.start()
+        elif self.missing:
+            self._heart.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         if self._live is not None:
             self._live.stop()
+        if self._heart.is_alive():
+            self._heart.join()
         if self.missing:
             self._say(self.line())
 
@@ -99,9 +110,8 @@ class Progress:
         elif status == "failed":
             failure = self.store.failure(stage.key) or {}
             self._say(f"failed: {stage.label}: {failure.get('reason', 'no reason noted')}")
-        if self._live is None and self.clock() - self._line_at >= _LINE_S:
-            self._line_at = self.clock()
-            self._say(self.line())
+        if self._live is None:
+            self._say_line(_LINE_S)
 
     def on_note(self, text: str) -> None:
         """Print a line."""
@@ -136,6 +146,16 @@ class Progress:
         if remaining is not None and self.missing:
             parts.append(f"about {_duration(remaining)} left")
         return " | ".join(parts)
+
+    def _say_line(self, after_s: float) -> None:
+        """Print the state, unless a line was printed less than that many seconds ago."""
+        if self.clock() - self._line_at >= after_s:
+            self._line_at = self.clock()
+            self._say(self.line())
+
+    def _beat(self) -> None:
+        while not self._over.wait(_BEAT_S):
+            self._say_line(_SILENCE_S)
 
     def _remember(self, stage: Stage) -> None:
         try:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from assay.orchestrator.execution.driver import Listener, Options, Summary, driver_lock
 from assay.orchestrator.execution.driver import run as drive
 from assay.orchestrator.execution.rows import Rows
+from assay.orchestrator.execution.views import earlier, sound_database
 from assay.orchestrator.planning.grid import Grid
 from assay.orchestrator.planning.plan import Plan, Stage
-from assay.orchestrator.planning.registry import fingerprint
-from assay.orchestrator.store import Store, write_json
+from assay.orchestrator.store import Store, out_of_room, write_json
 from assay.orchestrator.work.bench import Context
 from assay.results.mlflow_mirror import Mirror
-from assay.results.parquet import plain_curves, plain_nulls, read_records, write_curves, write_nulls, write_rows
+from assay.results.parquet import write_curves, write_nulls, write_rows
+from assay.tasks.errors import AssayError, BadInput
 
 COMPACT_S = 30.0  # between two rewrites of the Parquet files while the sweep runs
 
@@ -57,8 +60,12 @@ class Views:
         self.out = out
         self.rows = Rows(plan, Store(out / "store"))
         self.inner = inner
-        self.kept_rows, self.kept_curves, self.kept_nulls = _earlier(out, plan)
+        self.kept_rows, self.kept_curves, self.kept_nulls = earlier(out, plan, inner.on_note)
         self.cells_of = _cells_by_stage(plan)
+        for cell in plan.cells:
+            self.rows.row(cell)  # a damaged record is set aside now, before it passes for a committed stage
+        if mlflow_uri is None:
+            sound_database(out / "mlflow.db", inner.on_note)
         self.mirror = Mirror(out, mlflow_uri)
         self.compacted_at = time.monotonic()
 
@@ -101,13 +108,37 @@ def run_sweep(  # everything that a sweep depends on, given once
 ) -> Report:
     """Execute what is missing of a plan, then rebuild the views.
 
-    Running the same plan again executes nothing; a failed stage is tried again. Rows of other grids that were run into
-    the same folder stay.
+    Running the same plan again executes nothing; a failed stage is tried again. Results of other grids that were run
+    into the same folder stay, their failures do not. A view that is damaged is set aside.
+
+    Raises:
+        BadInput: the folder cannot be used, or as `driver.run`.
+        AssayError: the disk is full, or as `driver.run`; what is committed is kept.
     """
-    out = Path(context.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with driver_lock(out):  # the views have one writer
+    out = Path(context.out).absolute()
+    context = replace(context, out=str(out))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"-o {out}: cannot be made a folder ({error.strerror})") from None
+    with _explained(out), driver_lock(out):  # the views have one writer
         return _locked_sweep(plan, grid, context, options, listener, mlflow_uri, settings)
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    """Turn a disk that takes nothing more into one line."""
+    try:
+        yield
+    except OSError as error:
+        if out_of_room(error):
+            raise AssayError(
+                f"{out}: no room left on the device; what is committed is kept, "
+                "make room and run the same command again"
+            ) from None
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise BadInput(f"{error.filename or out}: cannot be written ({error.strerror})") from None
+        raise
 
 
 def _locked_sweep(
@@ -124,11 +155,13 @@ def _locked_sweep(
     store = Store(out / "store")
     have = plan.done(store)
     views = Views(plan, grid, out, mlflow_uri, listener)
-    _write_sweep(out, plan, grid, context, settings, {"started": started})
     try:
-        summary = drive(plan, context, options, views)
+        _write_sweep(out, plan, grid, context, settings, {"started": started})
+        try:
+            summary = drive(plan, context, options, views)
+        finally:
+            rows = views.compact()
     finally:
-        rows = views.compact()
         views.mirror.close()
     report = _report(plan, summary, rows, len(have), time.monotonic() - begun)
     if views.mirror.problem:
@@ -152,19 +185,6 @@ def _report(plan: Plan, summary: Summary, rows: list[dict[str, Any]], cached: in
     )
 
 
-def _earlier(out: Path, plan: Plan) -> tuple[list[dict[str, Any]], ...]:
-    """Rows, curves and nulls that other grids left in this folder; a failure is no result and is not kept."""
-    cells = {cell.key for cell in plan.cells}
-    rows = read_records(out) if (out / "rows.parquet").exists() else []
-    curves = plain_curves(out) if (out / "curves.parquet").exists() else []
-    nulls = plain_nulls(out) if (out / "nulls.parquet").exists() else []
-    return (
-        [row for row in rows if row["cell_key"] not in cells and row["status"] in ("ok", "not_applicable")],
-        [point for point in curves if point["stage_key"] not in plan.stages],
-        [point for point in nulls if point["null_key"] not in plan.stages],
-    )
-
-
 def _cells_by_stage(plan: Plan) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for cell in plan.cells:
@@ -176,7 +196,7 @@ def _cells_by_stage(plan: Plan) -> dict[str, list[Any]]:
 def _write_sweep(
     out: Path, plan: Plan, grid: Grid, context: Context, settings: Sequence[str], more: Mapping[str, Any]
 ) -> None:
-    """Write sweep.json: what was asked for, by which code, on what; a note for people, not a truth."""
+    """Write sweep.json: what was asked for and on what; which code a result came from stands in its record."""
     value = {
         "name": plan.name,
         "profile": plan.profile,
@@ -184,8 +204,8 @@ def _write_sweep(
         "settings": list(settings),
         "cells": len(plan.cells),
         "stages": len(plan.stages),
+        "stage_keys": sorted(plan.stages),
         "device": context.device,
-        "plugins": {Path(plugin).name: fingerprint(Path(plugin)) for plugin in context.plugins},
         **more,
     }
     write_json(out / "sweep.json", value)

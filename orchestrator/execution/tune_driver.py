@@ -5,7 +5,7 @@ What Tune is held to (measured on Ray 2.60, kept by tests/orchestrator/test_tune
 - trial dependencies work by `next_trial` returning None; with trials alive Tune asks again within 0.1 s;
 - a trial may end without any callback (a failed reset), so `Trial.status` is polled;
 - a bare search algorithm is limited by `TUNE_MAX_PENDING_TRIALS_PG` alone;
-- Tune keeps warm only as many idle workers as trials are queued: `_KeepWarm` raises that to all.
+- Tune keeps warm only as many idle workers as trials are queued, and one.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ import pickle
 import re
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # Read when Ray is imported or started; whoever started the process may have chosen otherwise.
 os.environ.update(
     {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` workers would wait for an environment of their own
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a worker's death would be printed on our standard output
         "RAY_AIR_NEW_OUTPUT": "0",  # the old output is the one that `verbose=0` silences
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of data and plugins stay valid in workers
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",  # we choose the workers' folder
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a stage without a GPU sees none
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours stops within seconds
@@ -48,19 +52,10 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Experiment
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import SearchAlgorithm
 
-from assay.orchestrator.execution.driver import (
-    RESOURCES,
-    Ledger,
-    Listener,
-    Options,
-    Summary,
-    attempt,
-    new_scheduler,
-    resolve_runner,
-)
+from assay.orchestrator.execution.executor import Listener, Options, Summary
+from assay.orchestrator.execution.ledger import RESOURCES, Ledger, attempt, new_scheduler, resolve_runner
 from assay.orchestrator.execution.scheduler import Capacity, Trial
 from assay.orchestrator.planning.plan import Plan, Stage
 from assay.orchestrator.store import Store
@@ -70,6 +65,9 @@ from assay.tasks.errors import AssayError, BadInput
 _REFRESH_S = 5.0  # between looks at a cluster's resources
 _STEP_S = 0.25  # seconds for which a worker goes on before it reports; Tune spends some 10 ms on a report
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+STALL_S = 60.0  # without any stage at work, after which a person is told
+# Of a folder whose sockets have names that the system takes: 107 bytes on Linux, 103 on macOS.
+_LONGEST_FOLDER = 103 - len("/session_2026-11-28_11-32-51_504729_1234567/sockets/plasma_store")
 _OBJECT_STORE_BYTES = 100 * 2**20  # keys and paths travel, never models or data
 
 
@@ -86,7 +84,9 @@ class Worker(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         return True
 
     def _load(self, config: dict[str, Any]) -> None:
-        self.stages, self.context, runner = _unpacked(config)
+        self.stages, self.context, runner, folder = _unpacked(config)
+        if folder:
+            os.chdir(folder)
         self.runner = resolve_runner(runner)
         self.position = 0
         self.config: dict[str, Any] = {}  # otherwise each report sends it back
@@ -106,22 +106,35 @@ class Worker(tune.Trainable):  # type: ignore[misc]  # Ray is not typed
         return {"ended": ended, "done": self.position == len(self.stages)}
 
 
-def _packed(stages: tuple[Stage, ...], context: Context, runner: str) -> dict[str, Any]:
+_Work = tuple[tuple[Stage, ...], Context, str, str]  # stages, context, runner, working folder (empty: the worker's)
+
+
+def _packed(work: _Work) -> dict[str, Any]:
     # Bytes, because Tune copies, flattens and scans configurations again and again.
-    return {"work": pickle.dumps((stages, context, runner))}
+    return {"work": pickle.dumps(work)}
 
 
-def _unpacked(config: dict[str, Any]) -> tuple[tuple[Stage, ...], Context, str]:
-    work: tuple[tuple[Stage, ...], Context, str] = pickle.loads(config["work"])  # noqa: S301 -- our own driver's
+def _unpacked(config: dict[str, Any]) -> _Work:
+    work: _Work = pickle.loads(config["work"])  # noqa: S301 -- our own driver's
     return work
 
 
 class DagSearch(SearchAlgorithm):  # type: ignore[misc]
     """Releases the ledger's stages to Tune as trials, and learns from their status and the store how they ended."""
 
-    def __init__(self, ledger: Ledger, context: Context, options: Options, factories: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        context: Context,
+        options: Options,
+        factories: Mapping[str, Any],
+        begun: threading.Event,
+    ) -> None:
         self.ledger, self.context, self.options, self.factories = ledger, context, options, factories
         self.interrupted = False
+        self.begun = begun  # set when some worker begins a stage
+        # Relative paths mean the same to a plugin in a worker on this machine as in the driver.
+        self._folder = str(Path.cwd()) if options.address is None else ""
         self._experiment: Experiment | None = None
         self._running: dict[str, tuple[Trial, TuneTrial]] = {}
         self._started: set[str] = set()  # trials whose current stage was announced
@@ -140,20 +153,21 @@ class DagSearch(SearchAlgorithm):  # type: ignore[misc]
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM.
             Stuck: nothing is alive, nothing ready, and stages are left.
+            AssayError: nothing can be committed any more, or no worker can start.
         """
         if self.interrupted:
             raise KeyboardInterrupt
         self._poll()
         self._refresh()
+        self.ledger.check()
         trial = self.ledger.scheduler.release()
         if trial is None:
-            self.ledger.scheduler.check()
             return None
         assert self._experiment is not None, "Tune adds the experiment before it asks for trials"
         made = TuneTrial(
             self._experiment.run_identifier,
             trial_id=trial.name,
-            config=_packed(trial.stages, self.context, self.options.runner),
+            config=_packed((trial.stages, self.context, self.options.runner, self._folder)),
             storage=self._experiment.storage,
             placement_group_factory=self.factories[trial.resource],
         )
@@ -189,11 +203,14 @@ class DagSearch(SearchAlgorithm):  # type: ignore[misc]
     def _announce(self, trial: Trial) -> None:
         stage = next((stage for stage in trial.stages if not self.ledger.settled(stage.key)), None)
         if stage is not None and trial.name not in self._started:
+            self.begun.set()
             self._started.add(trial.name)
             self.ledger.listener.on_start(stage)
 
     def _poll(self) -> None:
         """Look at every trial that is alive: callbacks alone would miss some ends."""
+        if self.ledger.halted:
+            return  # what has ended without a record is nobody's fault
         for name, (trial, made) in list(self._running.items()):
             if made.status == TuneTrial.RUNNING:
                 self._announce(trial)
@@ -235,37 +252,19 @@ class DagSearch(SearchAlgorithm):  # type: ignore[misc]
             raise AssayError("Ray has died on this machine; what is committed is kept, run the same command again")
 
 
-class _KeepWarm(FIFOScheduler):  # type: ignore[misc]
-    """First in, first out; and no idle worker is stopped while the sweep goes on.
-
-    A new worker costs seconds (it imports torch). Only for sweeps of one resource class: an idle worker keeps its
-    resources, which another class might need.
-    """
-
-    def __init__(self, workers: int) -> None:
-        super().__init__()
-        self._workers = workers
-
-    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Raise the limit of idle workers, once."""
-        cache = getattr(tune_controller, "_actor_cache", None)  # private: without it workers restart, nothing else
-        if self._workers and cache is not None:
-            cache.increase_max(trial.placement_group_factory, by=self._workers)
-        self._workers = 0
-
-
 def run_tune(plan: Plan, context: Context, options: Options, listener: Listener, store: Store) -> Summary:
-    """Execute a plan on Ray Tune; see `orchestrator.execution.driver.run`."""
+    """Execute a plan on Ray Tune; see `orchestrator.execution.executor.Executor`."""
     # Tune's state: temporary, removed at the end, never read again.
     folder = tempfile.mkdtemp(prefix="assay-tune-")
+    begun = threading.Event()
     try:
-        with _quiet(), _cluster(options, context):
+        with _quiet(), _warned(begun, listener) as place, _cluster(options, context, listener, place, folder):
             capacity = _capacity(options, context)
             scheduler = new_scheduler(plan, store, capacity, options)
             for resource, lack in scheduler.infeasible().items():
                 raise BadInput(f"stages of class {resource} need {lack} here; use a machine or cluster that has it")
             ledger = Ledger(plan, store, scheduler, listener)
-            search = DagSearch(ledger, context, options, _factories())
+            search = DagSearch(ledger, context, options, _factories(), begun)
             with _interruptible(search, listener):
                 _fit(search, capacity.workers, folder)
             return ledger.close()
@@ -274,15 +273,12 @@ def run_tune(plan: Plan, context: Context, options: Options, listener: Listener,
 
 
 def _fit(search: DagSearch, workers: int, folder: str) -> None:
-    plan, state = search.ledger.plan, search.ledger.scheduler.state
-    classes = {plan.stages[key].resource for key in state}
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(2 * workers)
     # `tune.run`, because a Tuner pickles its search algorithm; a new name each time, because nothing is restored.
     tune.run(
         Worker,
-        name=f"{plan.name}-{uuid.uuid4().hex[:8]}",
+        name=f"sweep-{uuid.uuid4().hex[:8]}",
         search_alg=search,
-        scheduler=_KeepWarm(workers if len(classes) == 1 else 0),
         num_samples=-1,
         storage_path=folder,
         reuse_actors=True,
@@ -304,8 +300,17 @@ def _capacity(options: Options, context: Context) -> Capacity:
 
 
 @contextmanager
-def _cluster(options: Options, context: Context) -> Iterator[None]:
-    """Join the cluster, or start Ray on this machine alone, reachable from this machine alone."""
+def _cluster(
+    options: Options, context: Context, listener: Listener, place: dict[str, str], folder: str
+) -> Iterator[None]:
+    """Join the cluster, or start Ray on this machine alone, reachable from this machine alone.
+
+    Args:
+        options, context: of the sweep.
+        listener: told if Ray's files cannot lie where they usually do.
+        place: takes the folder of Ray's log under `logs`, for a person to look into.
+        folder: an empty one, where Ray's processes start.
+    """
     if ray.is_initialized():
         yield
         return
@@ -313,23 +318,94 @@ def _cluster(options: Options, context: Context) -> Iterator[None]:
     if options.address is None:
         gpus = torch.cuda.device_count() if context.device == "cuda" else 0
         slots = math.ceil(gpus / RESOURCES["gpu.small"]["GPU"])
+        own = _ray_folder(listener)
+        place["logs"] = str(own / "session_latest" / "logs")
         how |= {
             "address": "local",  # never a cluster that happens to run here
             "num_cpus": max(options.workers or os.cpu_count() or 1, slots),
             "num_gpus": gpus,
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
+            "_temp_dir": str(own),
         }
     try:
-        ray.init(**how)
+        with _outside(folder):
+            session = ray.init(**how).address_info.get("session_dir")
     except Exception as error:  # Ray raises bare exceptions here
         if options.address is None:
             raise AssayError(f"Ray does not start on this machine ({_reason(error)})") from error
         raise BadInput(f"--address {options.address}: no Ray cluster there ({_reason(error)})") from None
+    if session:
+        place["logs"] = str(Path(session) / "logs")
     try:
         yield
     finally:
         ray.shutdown()  # ends the workers at once; what they had not committed runs again
+
+
+def _ray_folder(listener: Listener) -> Path:
+    """Return where Ray on this machine keeps its sockets and logs: where it would by itself, unless that is too long.
+
+    Raises:
+        BadInput: no folder is short enough.
+    """
+    # Ray's own choice, e.g. /tmp/ray.
+    usual = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR") if sys.platform == "linux" else None) or "/tmp"  # noqa: S108
+    name = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+    folder = Path(usual).absolute() / "ray"
+    if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+        return folder
+    what = f"{name} is {len(os.fsencode(usual))} characters long, Ray's sockets take at most {_LONGEST_FOLDER - 4}"
+    short = Path("/tmp")  # noqa: S108 -- Ray's own default
+    if not os.access(short, os.W_OK | os.X_OK):
+        raise BadInput(f"{what}, and /tmp cannot be written; set RAY_TMPDIR to a folder with a short path")
+    listener.on_note(f"{what}: they lie in /tmp/ray; RAY_TMPDIR names another folder")
+    return short / "ray"
+
+
+@contextmanager
+def _outside(folder: str) -> Iterator[None]:
+    """Keep the user's working folder off the workers' import path, while Ray starts or is joined.
+
+    Ray puts the driver's working folder at the head of it, where a `torch.py` of the user's would be taken for torch.
+    What `PYTHONPATH` names stays, by absolute paths. Workers return to the user's folder (`Worker.setup`).
+
+    Args:
+        folder: where Ray's processes start instead; it must stay while they live.
+    """
+    before, path = Path.cwd(), os.environ.get("PYTHONPATH")
+    if path:
+        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        if path:
+            os.environ["PYTHONPATH"] = path
+
+
+@contextmanager
+def _warned(begun: threading.Event, listener: Listener) -> Iterator[dict[str, str]]:
+    """Say so, once, if no stage has begun for a while, whatever the cause; the value takes the place of Ray's log."""
+    place = {"logs": ""}
+    over = threading.Event()
+
+    def wait() -> None:
+        until = time.monotonic() + STALL_S
+        while time.monotonic() < until:
+            if over.wait(min(1.0, STALL_S)) or begun.is_set():
+                return
+        where = f"; Ray's log: {place['logs']}" if place["logs"] else ""
+        listener.on_note(f"no stage has begun for {STALL_S:g} s: no worker is free or can start{where}")
+
+    watch = threading.Thread(target=wait, name="stall-watch", daemon=True)
+    watch.start()
+    try:
+        yield place
+    finally:
+        over.set()
+        watch.join()
 
 
 @contextmanager

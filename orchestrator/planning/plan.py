@@ -26,7 +26,7 @@ class Stage:
         cheap: about as long as an evaluation; cheap stages of one parent travel together.
         keep: a later link of a chain needs the surrogate; no part of the key, since it changes no result.
         label: for people, e.g. `attack prune | adi | digits-cnn-mini | seed 0`.
-        resource: resource class, a key of `orchestrator.execution.driver.RESOURCES`.
+        resource: resource class, a key of `orchestrator.execution.ledger.RESOURCES`.
     """
 
     key: str

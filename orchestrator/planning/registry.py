@@ -19,6 +19,7 @@ from assay.attacks.base import Attack, Kind
 from assay.methods import METHODS
 from assay.methods.base import Family, Method
 from assay.methods.suspect import Access
+from assay.orchestrator.planning.classes import class_source
 from assay.tasks.errors import BadInput, unknown
 
 Plugin = Method[Any] | Attack[Any]
@@ -89,12 +90,16 @@ def plugin_classes(module: ModuleType, base: type[Any], where: str) -> list[type
             continue
         if any(other is not cls and issubclass(other, cls) for other in own) and inspect.isabstract(cls):
             continue
-        if inspect.isabstract(cls):
-            missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
-            raise BadInput(f"{where}: class {cls.__name__} does not define {missing}")
-        _check_facts(cls, base, where)
+        _check_concrete(cls, base, where)
         found.append(cls)
     return found
+
+
+def _check_concrete(cls: type[Any], base: type[Any], where: str) -> None:
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise BadInput(f"{where}: class {cls.__name__} does not define {missing}")
+    _check_facts(cls, base, where)
 
 
 def _check_facts(cls: type[Any], base: type[Any], where: str) -> None:
@@ -118,8 +123,8 @@ class Registry:
         plugins: the plugin files, resolved, in the order given.
     """
 
-    def __init__(self, plugins: Sequence[Path] = ()) -> None:
-        """Collect the shipped classes, the entry points `assay.*` of installed packages, and plugin files.
+    def __init__(self, plugins: Sequence[Path] = (), classes: Sequence[type[Plugin]] = ()) -> None:
+        """Collect the shipped classes, the entry points `assay.*` of installed packages, plugin files, and classes.
 
         Raises:
             BadInput: a plugin cannot be imported or used, or a key is taken twice; the text names both places.
@@ -140,17 +145,32 @@ class Registry:
             self._add(attacks, "attack", _entry_class(found, Attack, point), _place(point))
         self.plugins = tuple(dict.fromkeys(file.expanduser().resolve() for file in plugins))
         for file in self.plugins:
-            module = load_plugin(file)
+            module, source = load_plugin(file), fingerprint(file)
             for method in plugin_classes(module, Method, f"plugin {file}"):
-                self._add(methods, "method", method, str(file))
-                self._sources["method", method.key] = fingerprint(file)[:16]
+                self._add(methods, "method", method, str(file), source)
             for attack in plugin_classes(module, Attack, f"plugin {file}"):
-                self._add(attacks, "attack", attack, str(file))
-                self._sources["attack", attack.key] = fingerprint(file)[:16]
+                self._add(attacks, "attack", attack, str(file), source)
+        self._add_classes(methods, attacks, classes)
         self.methods: Mapping[str, type[Method[Any]]] = MappingProxyType(dict(sorted(methods.items())))
         self.attacks: Mapping[str, type[Attack[Any]]] = MappingProxyType(dict(sorted(attacks.items())))
 
-    def _add(self, taken: dict[str, type[_P]], what: Literal["method", "attack"], cls: type[_P], place: str) -> None:
+    def _add_classes(
+        self, methods: dict[str, type[Method[Any]]], attacks: dict[str, type[Attack[Any]]], classes: Sequence[type[Plugin]]
+    ) -> None:
+        for cls in classes:
+            if not isinstance(cls, type) or not issubclass(cls, Method | Attack):
+                raise BadInput(f"plugins: expected classes that extend Method or Attack, found {cls!r}")
+            place = f"class {cls.__module__}.{cls.__qualname__}"
+            _check_concrete(cls, Method if issubclass(cls, Method) else Attack, place)
+            source = hashlib.sha256(class_source(cls)).hexdigest()
+            if issubclass(cls, Method):
+                self._add(methods, "method", cls, place, source)
+            else:
+                self._add(attacks, "attack", cls, place, source)
+
+    def _add(
+        self, taken: dict[str, type[_P]], what: Literal["method", "attack"], cls: type[_P], place: str, source: str = ""
+    ) -> None:
         if cls is taken.get(cls.key):
             return
         if cls.key in taken:
@@ -158,6 +178,7 @@ class Registry:
             raise BadInput(f"{place}: {what} key {cls.key!r} is already taken by {first}; choose another `key`")
         taken[cls.key] = cls
         self._places[what, cls.key] = place
+        self._sources[what, cls.key] = source[:16]
 
     def method(self, key: str, where: str = "") -> type[Method[Any]]:
         """Return a method's class; an unknown key is `BadInput` with the nearest match and `where` it was written."""
@@ -178,6 +199,13 @@ class Registry:
     def place(self, what: Literal["method", "attack"], key: str) -> str:
         """Return where a registered class came from: a module, a package's entry point, or a plugin file."""
         return self._places[what, key]
+
+    def source(self, what: Literal["method", "attack"], key: str) -> str:
+        """Return which state of its code a class is: 16 hexadecimal digits of a SHA-256, of the plugin file or class.
+
+        Empty for what is shipped and for installed packages, whose `version` says it.
+        """
+        return self._sources[what, key]
 
 
 def _place(point: EntryPoint) -> str:

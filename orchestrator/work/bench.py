@@ -18,6 +18,7 @@ from assay.attacks.base import Attack
 from assay.methods.base import Method, Secret
 from assay.methods.suspect import Access
 from assay.orchestrator.keys import canonical
+from assay.orchestrator.planning.classes import unpack_classes
 from assay.orchestrator.planning.configs import configured
 from assay.orchestrator.planning.plan import Stage
 from assay.orchestrator.planning.registry import Registry
@@ -44,6 +45,7 @@ class Context:
         out: the sweep's folder; the store lies in `<out>/store`.
         data_root: folder of the data sets, None for `$ASSAY_DATA`.
         plugins: paths of plugin files.
+        classes: methods and attacks that stand in no file, from `planning.classes.pack_classes`.
         device: `cpu` or `cuda`.
         threads: torch threads of a stage on the CPU; more than one changes the order of sums, so it is in the key.
         checkpoint_s: seconds between rolling checkpoints.
@@ -55,6 +57,7 @@ class Context:
     device: str = "cpu"
     threads: int = 1
     checkpoint_s: float = 30.0
+    classes: bytes = b""
 
 
 class Clock:
@@ -111,7 +114,7 @@ class Bench:
         self.context = context
         self.store = Store(Path(context.out) / "store")
         self.device = torch.device(context.device)
-        self.registry = _registry(context.plugins)
+        self.registry = _registry(context.plugins, context.classes)
         self.task = Task.model_validate_json(canonical(self.identity["task"]))
         self.clock = Clock(self.device)
 
@@ -224,8 +227,8 @@ class Bench:
 
 
 @lru_cache(maxsize=4)
-def _registry(plugins: tuple[str, ...]) -> Registry:
-    return Registry([Path(plugin) for plugin in plugins])
+def _registry(plugins: tuple[str, ...], classes: bytes) -> Registry:
+    return Registry([Path(plugin) for plugin in plugins], unpack_classes(classes))
 
 
 @lru_cache(maxsize=4)

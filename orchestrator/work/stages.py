@@ -18,7 +18,7 @@ from assay.methods.base import Secret
 from assay.methods.embedding import embed, verify
 from assay.orchestrator.planning.plan import Stage
 from assay.orchestrator.records import AttackRecord, MarkRecord, ModelRecord, NullRecord, ReadingRecord, Record
-from assay.orchestrator.store import Store
+from assay.orchestrator.store import Store, out_of_room
 from assay.orchestrator.work.bench import Bench, Context
 from assay.orchestrator.work.environment import environment, prepare
 from assay.orchestrator.work.evaluator import Evaluator
@@ -197,6 +197,8 @@ def execute(stage: Stage, context: Context) -> Status:
         }
         store.commit(stage.key, record, product.model, product.trees)
     except Exception as error:
+        if out_of_room(error):
+            raise  # no fault of the stage, and nothing can be noted
         # A worker's error is data: the sweep goes on, the row says why.
         store.fail(stage.key, _error_kind(error), _one_line(error), traceback.format_exc())
         return "failed"

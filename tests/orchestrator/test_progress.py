@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import pytest
 import simulated_stages as simulated
 from rich.console import Console
 
+from assay.orchestrator.command import progress as module
 from assay.orchestrator.command.progress import Progress
 from assay.orchestrator.store import Store
 
@@ -91,3 +93,19 @@ def test_nothing_is_said_when_there_was_nothing_to_do(tmp_path: Path, capfd: pyt
     with Progress(simulated.plan(*stages), tmp_path, quiet=True):
         pass
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_long_stage_shows_a_sign_of_life_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT_S", 0.01)
+    progress, stages, clock, stream = sweep(tmp_path)
+    with progress:
+        progress.on_start(stages[0])
+        time.sleep(0.1)
+        assert stream.getvalue() == "", "not before it is due"
+        clock.now = 121.0
+        until = time.monotonic() + 10.0
+        while not stream.getvalue():
+            assert time.monotonic() < until, "no sign of life"
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert stream.getvalue() == "0/4 stages | 1 running | 2 min 1 s elapsed\n", "once, not at every beat"

@@ -1,0 +1,74 @@
+"""Methods and attacks that stand in no plugin file, such as a notebook's: how they reach workers, and what they are."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import pickle
+import sys
+import sysconfig
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+
+def pack_classes(classes: Sequence[type[Any]]) -> bytes:
+    """Return classes in a form that travels to workers, which need not be able to import them: a notebook's own.
+
+    Classes of the notebook or script itself, and of modules that are not installed, travel with their code.
+    """
+    loose = {sys.modules[cls.__module__] for cls in classes if _is_loose(cls.__module__)}
+    for module in loose:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        packed: bytes = cloudpickle.dumps(tuple(classes))
+    finally:
+        for module in loose:
+            cloudpickle.unregister_pickle_by_value(module)
+    return packed
+
+
+def unpack_classes(packed: bytes) -> tuple[type[Any], ...]:
+    """Return what `pack_classes` packed; only ever our own driver's bytes."""
+    classes: tuple[type[Any], ...] = pickle.loads(packed) if packed else ()  # noqa: S301
+    return classes
+
+
+def _is_loose(module: str) -> bool:
+    """Whether a module lies in no installed package, so that workers may not find it; `__main__` travels anyway."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module == "__main__" or file is None or module.partition(".")[0] == "assay":
+        return False
+    installed = {sysconfig.get_path(name) for name in ("stdlib", "platlib", "purelib")}
+    return not any(Path(file).is_relative_to(folder) for folder in installed)
+
+
+def class_source(cls: type[Any]) -> bytes:
+    """Return what tells whether two classes are the same code: their texts, or their pickled code if there is none.
+
+    The texts are those of the class and of the bases beside it in its module. Code that was never a file or a
+    notebook's cell has no text; its bytes differ between processes, so that its stages run again.
+    """
+    beside = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
+    texts = [_text(base) for base in beside]
+    if None not in texts:
+        return "\n".join(filter(None, texts)).encode()
+    packed: bytes = cloudpickle.dumps(cls)
+    return packed
+
+
+def _text(cls: type[Any]) -> str | None:
+    with suppress(OSError, TypeError):
+        return inspect.getsource(cls)
+    # A notebook's cell: `inspect` knows the texts of its functions, but of no class.
+    for member in vars(cls).values():
+        code = getattr(inspect.unwrap(member), "__code__", None) if callable(member) else None
+        text = "".join(linecache.getlines(code.co_filename)) if code else ""
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                return ast.get_source_segment(text, node)
+    return None
