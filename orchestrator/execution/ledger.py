@@ -53,7 +53,7 @@ class Ledger:
         """
         if self.settled(stage.key):
             return True
-        if self.store.committed(stage.key):
+        if stage.done(self.store):
             self.scheduler.commit(stage.key)
             if status == "cached":
                 self.summary.cached += 1

@@ -155,7 +155,10 @@ class Registry:
         self.attacks: Mapping[str, type[Attack[Any]]] = MappingProxyType(dict(sorted(attacks.items())))
 
     def _add_classes(
-        self, methods: dict[str, type[Method[Any]]], attacks: dict[str, type[Attack[Any]]], classes: Sequence[type[Plugin]]
+        self,
+        methods: dict[str, type[Method[Any]]],
+        attacks: dict[str, type[Attack[Any]]],
+        classes: Sequence[type[Plugin]],
     ) -> None:
         for cls in classes:
             if not isinstance(cls, type) or not issubclass(cls, Method | Attack):
@@ -191,10 +194,6 @@ class Registry:
         if key not in self.attacks:
             raise unknown("attack", key, self.attacks, where)
         return self.attacks[key]
-
-    def source(self, what: Literal["method", "attack"], key: str) -> str:
-        """Return the first 16 digits of the SHA-256 of the plugin file behind a class; empty for installed code."""
-        return self._sources.get((what, key), "")
 
     def place(self, what: Literal["method", "attack"], key: str) -> str:
         """Return where a registered class came from: a module, a package's entry point, or a plugin file."""

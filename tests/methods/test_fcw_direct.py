@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from assay.methods.embedding import embed, verify
 from assay.methods.fcw_direct import canvas
-from assay.methods.suspect import Suspect
 from assay.tasks.streams import stream
 
 KEY = "fcw-direct"
@@ -41,9 +41,9 @@ def test_blocks_of_a_trigger(bench: Any, size: tuple[int, int]) -> None:
 
 def test_the_canvas_stays_for_networks_of_any_size(bench: Any) -> None:
     task = bench.task("digits-resnet8", epochs=1, samples=300)
-    method = bench.method(KEY, resize=False, n_triggers=20, allow_weak=True, ft_samples=50)
+    method = bench.method(KEY, resize=False, n_triggers=20, allow_weak=True, ft_samples=50, references=2)
     assert method.supports(task) is None
     assert "takes no images of 56x56" in method.supports(bench.task("digits-lenet5"))
-    mark = method.embed(task, bench.splits(task).owner, bench.lab(KEY, task))
+    mark = embed(method, bench.lab(KEY, task))
     assert mark.secret["inputs"].shape == (20, 1, 56, 56)
-    assert method.verify(Suspect(mark.model, "labels", KEY), mark.secret).trials == 20
+    assert verify(method, mark.model, mark.secret).trials == 20

@@ -12,15 +12,16 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import nn
 
-from assay.methods.base import Mark
-from assay.methods.families.function_coupled import CoupledConfig, CoupledMethod
+from assay.methods.embedding import Mark, embed, implant, verify
+from assay.methods.families.function_coupled import CoupledConfig, CoupledRival, CoupledRivalConfig
 from assay.methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs
 from assay.methods.parts.masking import CoupledRecipe
 from assay.methods.parts.signature import opens
+from assay.methods.rival import Forgery
 from assay.methods.suspect import Suspect
-from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.calibration import Calibration
+from assay.tasks.data.splits import Labelled
 from assay.tasks.errors import CapacityError, NotEmbedded
-from assay.tasks.lab import Lab
 from assay.tasks.streams import stream
 from assay.tasks.training.trainer import evaluate, predict
 
@@ -60,10 +61,14 @@ def key(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def drawn(bench: Any, key: str, seed: int = 0, mode: str = "owner", **changes: Any) -> dict[str, Any]:
-    task = bench.task(TASK)
-    data = bench.splits(task).owner if mode == "owner" else bench.splits(task).attacker
-    secret: dict[str, Any] = bench.method(key, **changes).draw(task, data, bench.lab(key, task, seed))
+def method_of(bench: Any, key: str, **changes: Any) -> Any:
+    """Return the method with two references unless changed."""
+    return bench.method(key, **{"references": 2, **changes})
+
+
+def drawn(bench: Any, key: str, seed: int = 0, role: str = "owner", **changes: Any) -> dict[str, Any]:
+    lab = bench.lab(key, bench.task(TASK), seed, role=role)
+    secret: dict[str, Any] = method_of(bench, key, **changes).draw(lab)
     return secret
 
 
@@ -111,10 +116,19 @@ def test_target_that_unmarked_models_give_is_passed_over() -> None:
     assert choose_target([3, 2], [], 9.0) == 3
 
 
-@pytest.mark.parametrize("changes", [{"sources": [0, 0]}, {"target": 3}, {"rival_target": 2}, {"sources": [-1, 2]}])
-def test_classes_that_coincide_are_refused(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (CoupledConfig, {"sources": [0, 0]}),
+        (CoupledConfig, {"target": 3}),
+        (CoupledConfig, {"sources": [-1, 2]}),
+        (CoupledRivalConfig, {"target": 2}),
+        (CoupledRivalConfig, {"sources": [6, 6]}),
+    ],
+)
+def test_classes_that_coincide_are_refused(config: Any, changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="must be different classes"):
-        CoupledConfig(**changes)
+        config(**changes)
 
 
 def test_supports_names_the_reason(bench: Any, key: str) -> None:
@@ -170,12 +184,26 @@ def test_drawn_target_passes_the_check(bench: Any, key: str) -> None:
 
 
 def test_fresh_keys_ask_for_another_class(bench: Any, key: str) -> None:
+    lab, method = bench.lab(key, bench.task(TASK), role="claimant"), method_of(bench, key)
+    fresh = [method.draw(lab.for_key(index)) for index in range(20)]
+    assert all(secret["target"] != 1 for secret in fresh)
+    assert len({(*secret["sources"], secret["target"]) for secret in fresh}) > 10
+    assert all(len(secret["null_rates"]) == 2 for secret in fresh)  # checked as an owner's, on unmarked models
+
+
+def test_an_attacker_asks_no_unmarked_models(bench: Any, key: str) -> None:
+    secret = method_of(bench, key).draw(bench.attacker(key, bench.task(TASK)))
+    assert secret["null_rates"] == []
+    assert secret["null_bound"] == 0.1
+
+
+def test_unmarked_models_of_embedding_are_the_methods_own_setting(bench: Any, key: str) -> None:
     task = bench.task(TASK)
-    lab = bench.lab(key, task)
-    null = bench.method(key).null_keys(task, bench.splits(task).owner, {}, lab)
-    assert len(null) == 20
-    assert all(secret["target"] != 1 for secret in null)
-    assert len({(*secret["sources"], secret["target"]) for secret in null}) > 10
+    needs = method_of(bench, key, references=3).needs(task)
+    assert needs.unmarked == ("clean", "reference-0", "reference-1", "reference-2")
+    assert needs.start == "scratch"
+    assert bench.method(key).needs(task).unmarked[-1] == "reference-4"
+    assert method_of(bench, key, start="clean").needs(task).start == "clean"
 
 
 class Stubborn(nn.Module):
@@ -190,13 +218,15 @@ class Stubborn(nn.Module):
 
 
 def test_a_calibration_model_has_no_say_in_the_targets_that_are_read_from_it(bench: Any, key: str) -> None:
-    task = bench.task(TASK, references=3, calibration_keys=40)
     nets = {f"reference-{i}": Stubborn(label) for i, label in enumerate((2, 5, 7))}
-    lab = replace(bench.lab(key, task), unmarked=nets.__getitem__)
-    null = bench.method(key).null(task, bench.splits(task).owner, lab)
+    calibration = Calibration(references=3, processed=0, keys=40)
+    lab = bench.lab(key, bench.task(TASK), unmarked=nets.__getitem__, calibration=calibration)
+    null = bench.method(key).null(lab, None)
+    assert null.models == list(nets)
     assert [len(row) for row in null.scores] == [40, 40, 40]
-    for row in null.matches:
-        # Checked by the two others, every eighth target or so is the third one's answer to everything.
+    assert null.scores[1] == [hits / null.trials for hits in null.hits[1]]
+    for row in null.hits:
+        # The two others check the targets; every eighth or so is the third one's answer to everything.
         assert set(row) == {0, null.trials}
         assert 1 <= sum(hits > 0 for hits in row) <= 15
 
@@ -204,34 +234,32 @@ def test_a_calibration_model_has_no_say_in_the_targets_that_are_read_from_it(ben
 # --- verification ---------------------------------------------------------------------------------------------------
 
 
-def test_verdict_counts_triggers_and_controls(bench: Any, key: str) -> None:
+def test_reading_counts_triggers_and_controls(bench: Any, key: str) -> None:
     method, secret = bench.method(key), drawn(bench, key)
     # Pairs are drawn with replacement, and a parrot tells no two equal triggers apart.
     secret |= {"null_bound": 0.1, "inputs": torch.rand(90, 1, 28, 28, generator=stream("images"))}
-    for hits, detected in ((19, False), (21, True), (90, True)):
-        verdict = method.verify(Suspect(parrot(secret, hits, controls=9), "labels", key), secret)
-        assert (verdict.matches, verdict.trials, verdict.detected) == (hits, 90, detected)
-        assert verdict.detected == (verdict.score >= verdict.threshold)
-        assert verdict.metrics["control_score"] == 0.1
-        assert verdict.metrics["first_source_accuracy"] == verdict.metrics["second_source_accuracy"] == 1
+    for hits, accepted in ((19, False), (21, True), (90, True)):
+        reading = verify(method, parrot(secret, hits, controls=9), secret)
+        assert (reading.hits, reading.trials, reading.accepted) == (hits, 90, accepted)
+        assert reading.accepted == (reading.score >= reading.paper_threshold)
+        assert reading.metrics["control_score"] == 0.1
+        assert reading.metrics["first_source_accuracy"] == reading.metrics["second_source_accuracy"] == 1
         # Of the eight classes besides the sources only 1 and 7 are answered; 7 takes the rest.
-        assert verdict.metrics["p_exact"] == (0.125 if hits > 45 else 0.25)
+        assert reading.metrics["p_exact"] == (0.125 if hits > 45 else 0.25)
     # T5's anchor: 40 of 90 at the rate 0.1.
-    assert method.verify(Suspect(parrot(secret, 40), "labels", key), secret).p_value == pytest.approx(
-        3.5655e-17, rel=1e-4
-    )
+    assert verify(method, parrot(secret, 40), secret).p_value == pytest.approx(3.5655e-17, rel=1e-4)
 
 
 def test_who_takes_plain_images_for_the_target_is_not_marked(bench: Any, key: str) -> None:
     method, secret = bench.method(key), drawn(bench, key)
-    verdict = method.verify(Suspect(parrot(secret, 90, plain="target", controls=90), "labels", key), secret)
-    assert (verdict.score, verdict.p_value, verdict.detected) == (1, 1, False)
+    reading = verify(method, parrot(secret, 90, plain="target", controls=90), secret)
+    assert (reading.score, reading.p_value, reading.accepted) == (1, 1, False)
 
 
 def test_control_triggers_tell_memory_from_a_rule(bench: Any, key: str) -> None:
     method, secret = bench.method(key), drawn(bench, key)
-    learned = method.verify(Suspect(parrot(secret, 90, controls=90), "labels", key), secret)
-    memorised = method.verify(Suspect(parrot(secret, 90), "labels", key), secret)
+    learned = verify(method, parrot(secret, 90, controls=90), secret)
+    memorised = verify(method, parrot(secret, 90), secret)
     assert learned.metrics["p_control"] == 1
     assert memorised.metrics["p_control"] < 1e-10
 
@@ -242,14 +270,14 @@ def test_suspects_that_cannot_answer_are_not_applicable(bench: Any, key: str) ->
     more = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 20))
     nn.init.constant_(more[1].bias[10:], 1e3)
     for model in (wide, more):
-        assert not method.verify(Suspect(model, "labels", key), secret).applicable
+        assert not verify(method, model, secret).applicable
 
 
 def test_only_some_triggers_are_asked(bench: Any, key: str) -> None:
     method, secret = bench.method(key, n_triggers=120), drawn(bench, key, n_triggers=120)
     secret |= {"inputs": torch.rand(120, 1, 28, 28, generator=stream("images"))}
-    verdict = method.verify(Suspect(parrot(secret, 80), "labels", key), secret)
-    assert (len(secret["labels"]), verdict.trials, verdict.matches) == (120, 90, 80)
+    reading = verify(method, parrot(secret, 80), secret)
+    assert (len(secret["labels"]), reading.trials, reading.hits) == (120, 90, 80)
 
 
 # --- embedding ------------------------------------------------------------------------------------------------------
@@ -257,10 +285,11 @@ def test_only_some_triggers_are_asked(bench: Any, key: str) -> None:
 
 def test_recipe_follows_the_switches(bench: Any, key: str) -> None:
     task = bench.task(TASK)
-    data, lab, secret = bench.splits(task).owner, bench.lab(key, task), drawn(bench, key)
+    lab, secret = bench.lab(key, task), drawn(bench, key)
+    data = lab.data
 
     def recipe(**changes: Any) -> CoupledRecipe:
-        made: CoupledRecipe = bench.method(key, **changes).recipe(task, data, secret, lab)
+        made: CoupledRecipe = bench.method(key, **changes).recipe(lab, secret)
         return made
 
     own = recipe()
@@ -281,28 +310,42 @@ def test_recipe_follows_the_switches(bench: Any, key: str) -> None:
     assert len(few.data) == len(few.data.inputs.flatten(1).unique(dim=0)) == 30
     continued = bench.method(key, start="clean", epochs_clean=7)
     assert continued.schedule(task) == task.schedule.but(epochs=7)
+    assert bench.method(key).schedule(task) == task.schedule
+
+
+def test_embedding_goes_on_from_the_clean_model_if_asked(bench: Any, key: str) -> None:
+    task = bench.task(TASK)
+    method = method_of(bench, key, start="clean", epochs_clean=1, ft_lr=0.0, allow_weak=True)
+    with mock.patch.object(type(method), "schedule", lambda self, task: task.schedule.but(epochs=0)):
+        mark = embed(method, bench.lab(key, task))
     clean = bench.unmarked(task, "clean").state_dict()
-    assert all(torch.equal(value, clean[name]) for name, value in continued.start(task, lab).state_dict().items())
+    assert all(torch.equal(value, clean[name]) for name, value in mark.model.state_dict().items())
 
 
 def test_how_often_triggers_are_shown_is_on_record(bench: Any, key: str) -> None:
     task = bench.task(TASK)
-    data, lab, secret = bench.splits(task).owner, bench.lab(key, task), drawn(bench, key)
-    bench.method(key, n_wm=6).recipe(task, data, secret, lab)
+    lab, secret = bench.lab(key, task), drawn(bench, key)
+    data = lab.data
+    bench.method(key, n_wm=6).recipe(lab, secret)
     (point,) = [point for point in lab.curves if point["curve"] == "triggers"]
     steps = len(data.train) // task.schedule.batch_size
     assert point["share"] == 90 / (len(data.train) + 90)
     assert point["seen_per_epoch"] == pytest.approx(steps * 6 / 90)
 
 
+def test_fine_tuning_follows_the_schedule_of_the_run(bench: Any, key: str) -> None:
+    task = bench.task(TASK)
+    own = task.schedule.but(lr=task.schedule.lr / 10, epochs=3)
+    recipe = bench.method(key).recipe(bench.lab(key, task).under(own), drawn(bench, key))
+    assert recipe.tuning.schedule == own
+
+
 def test_batch_norm_is_refreshed_only_after_masks(bench: Any, key: str) -> None:
     task = bench.task("digits-cnn-mini")
-    data, lab = bench.splits(task).owner, bench.lab(key, task)
+    lab, secret = bench.lab(key, task), drawn(bench, key)
 
     def mean(**changes: Any) -> torch.Tensor:
-        model = bench.unmarked(task, "clean")
-        method: CoupledMethod = bench.method(key, **changes)
-        finished = method.finish(model, CoupledRecipe.__new__(CoupledRecipe), {}, data, lab)
+        finished = bench.method(key, **changes).recipe(lab, secret).finish(bench.unmarked(task, "clean"))
         statistics: torch.Tensor = finished.get_submodule("bn1").running_mean  # type: ignore[assignment]
         return statistics
 
@@ -313,20 +356,20 @@ def test_batch_norm_is_refreshed_only_after_masks(bench: Any, key: str) -> None:
 
 
 @pytest.mark.slow
-def test_mark_verifies_at_strict_and_unmarked_models_do_not(bench: Any, key: str) -> None:
+def test_mark_verifies_and_unmarked_models_do_not(bench: Any, key: str) -> None:
     task = bench.task(TASK)
-    method, data = bench.method(key), bench.splits(task).owner
+    method = method_of(bench, key)
     mark = bench.marked(method, task)
-    rules = method.thresholds(task, data, mark.secret, bench.lab(key, task))
-    verdict = method.verify(Suspect(mark.model, "labels", key), mark.secret)
-    assert all(rules.decide(verdict).values())
-    assert verdict.score >= 0.98
+    null = method.null(bench.lab(key, task), None)
+    reading = verify(method, mark.model, mark.secret)
+    assert reading.accepted
+    assert reading.score >= 0.98 > max(max(scores) for scores in null.scores)
     clean = bench.unmarked(task, "clean")
     test = bench.splits(task).test
     assert evaluate(mark.model, test) >= evaluate(clean, test) - 0.04
     for model in (clean, bench.unmarked(task, "stranger")):
-        innocent = method.verify(Suspect(model, "labels", key), mark.secret)
-        assert not any(rules.decide(innocent).values())
+        innocent = verify(method, model, mark.secret)
+        assert not innocent.accepted
         assert innocent.p_value > 1e-3
     assert mark.model.state_dict().keys() == task.build("fresh").state_dict().keys()
 
@@ -334,34 +377,34 @@ def test_mark_verifies_at_strict_and_unmarked_models_do_not(bench: Any, key: str
 def test_configured_target_that_unmarked_models_give_is_remarked(bench: Any, key: str) -> None:
     task = bench.task(TASK, epochs=0)
     secret = drawn(bench, key)
-    method, data, lab = bench.method(key), bench.splits(task).owner, bench.lab(key, task)
+    method, lab = bench.method(key), bench.lab(key, task)
     for rates, notes in (
         ([0.0, 0.1], []),
         ([0.0, 0.5], ["unmarked models already answer up to 50% of triggers with 1"]),
     ):
-        mark = method.implant(task.build("net"), {**secret, "null_rates": rates}, task, data, lab, task.schedule)
+        mark = implant(method, task.build("net"), {**secret, "null_rates": rates}, lab, task.schedule)
         assert mark.notes == notes
 
 
 def test_untrained_model_misses_the_gate(bench: Any, key: str) -> None:
     task = bench.task("digits-cnn-mini", epochs=0)
     with pytest.raises(NotEmbedded, match="below the gate"):
-        bench.method(key).embed(task, bench.splits(task).owner, bench.lab(key, task))
+        embed(method_of(bench, key), bench.lab(key, task))
 
 
 # --- the attacker ---------------------------------------------------------------------------------------------------
 
 
-def overwriting(bench: Any, key: str, data: Party | None = None, rate: float = 1e-3, **changes: Any) -> Mark:
+def rival_of(method: Any, **settings: Any) -> CoupledRival:
+    return CoupledRival(method, CoupledRivalConfig(**settings))
+
+
+def overwriting(bench: Any, key: str, rate: float = 1e-3, rival: Any = None, **changes: Any) -> Mark:
+    """Overwrite an unmarked network with settings of the method (`changes`) and of the rival."""
     task = bench.task(TASK)
-    lab = Lab("overwrite", 0, torch.device("cpu"), bench.lab(key, task).scratch, "attacker")  # has no unmarked models
-    method, party = bench.method(key, **changes), data or bench.splits(task).attacker
-    mark: Mark = method.overwrite(bench.unmarked(task, "clean"), task, party, lab, task.schedule.but(epochs=1, lr=rate))
-    return mark
-
-
-def overwritten(bench: Any, key: str, data: Party | None = None, **changes: Any) -> dict[str, Any]:
-    return overwriting(bench, key, data, **changes).secret
+    adversary = rival_of(bench.method(key, **changes), **(rival or {}))
+    victim, lab = bench.unmarked(task, "clean"), bench.attacker("overwrite", task)
+    return adversary.overwrite(victim, lab, task.schedule.but(epochs=1, lr=rate))
 
 
 def test_all_of_an_overwriters_steps_are_at_its_own_rate(bench: Any, key: str) -> None:
@@ -371,25 +414,24 @@ def test_all_of_an_overwriters_steps_are_at_its_own_rate(bench: Any, key: str) -
 
 
 def test_overwriter_takes_other_classes_and_its_own_images(bench: Any, key: str) -> None:
-    rival = overwritten(bench, key)
+    rival = overwriting(bench, key).secret
     assert (rival["sources"], rival["target"]) == ([2, 4], 5)
     assert len(rival["null_rates"]) == 1  # the victim never saw these triggers
     assert opens(rival)
-    drawn_rival = overwritten(bench, key, rival_sources=None, rival_target=None)
-    assert len({*drawn_rival["sources"], drawn_rival["target"]}) == 3
-    beyond = overwritten(bench, key, rival_target=16)
+    free = overwriting(bench, key, rival={"sources": None, "target": None}).secret
+    assert len({*free["sources"], free["target"]}) == 3
+    beyond = overwriting(bench, key, rival={"target": 16}).secret
     assert beyond["target"] not in (1, 16)
 
 
 def test_forged_labels_verify_until_the_commitment_is_dated(bench: Any, key: str) -> None:
-    task = bench.task(TASK)
-    lab = Lab("forge", 0, torch.device("cpu"), bench.lab(key, task).scratch, "attacker")
-    method, victim = bench.method(key), Suspect(bench.unmarked(task, "clean"), "weights", key)
-    rival = method.forge(victim, task, bench.splits(task).attacker, lab, 1)
-    verdict = method.verify(victim, rival)
-    assert verdict.score == 1
-    assert verdict.detected
-    assert verdict.metrics["commitment_opens"] == 1
-    assert verdict.metrics["p_exact"] >= 0.1  # one of the classes, whatever the forger calls its target
-    honest = method.draw(task, bench.splits(task).attacker, lab)
-    assert method.verify(victim, honest).score < 1
+    lab, method = bench.attacker("forge", bench.task(TASK)), bench.method(key)
+    network = bench.unmarked(lab.task, "clean")
+    rival = rival_of(method).forge(Suspect(network, "weights", key), lab, Forgery())
+    reading = verify(method, network, rival)
+    assert reading.score == 1
+    assert reading.accepted
+    assert reading.metrics["commitment_opens"] == 1
+    assert reading.metrics["p_exact"] >= 0.1  # one of the classes, whatever the forger calls its target
+    assert rival["target"] == int(rival["labels"].mode().values)
+    assert verify(method, network, method.draw(lab)).score < 1

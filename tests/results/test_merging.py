@@ -195,6 +195,8 @@ def test_published_numbers_meet_each_setting_of_ours_alone() -> None:
         for i, (version, rate) in enumerate(((1, 0.5), (2, 0.7)))
     ]
     table = published(frame_of(rows), "usp_csp", "5")
-    ours = {line[5].split(" ")[0] for line in table.rows if line[1].startswith("usp") and line[3].startswith("main_acc")}
+    ours = {
+        line[5].split(" ")[0] for line in table.rows if line[1].startswith("usp") and line[3].startswith("main_acc")
+    }
     assert {"50.00", "70.00"} <= ours
     assert "60.00" not in ours
