@@ -58,7 +58,7 @@ class Progress:
         self.plan, self.clock = plan, clock
         self.store = Store(out / "store")
         self.console = _Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
-        self.missing = plan.missing(self.store.committed_keys())
+        self.missing = plan.missing(plan.done(self.store))
         self.ended: Counter[str] = Counter()
         self.running: dict[str, float] = {}  # since when
         self.results: deque[str] = deque(maxlen=_SHOWN)

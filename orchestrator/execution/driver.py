@@ -40,7 +40,7 @@ def run(plan: Plan, context: Context, options: Options, listener: Listener) -> S
         store = Store(out / "store")
         store.clear_failures()
         store.clear_running()
-        if not plan.missing(store.committed_keys()):
+        if not plan.missing(plan.done(store)):
             chosen = executor("inline")  # nothing to start workers for
         return chosen.run(plan, context, options, listener, store)
 

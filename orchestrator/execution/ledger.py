@@ -107,7 +107,7 @@ def new_scheduler(plan: Plan, store: Store, capacity: Capacity, options: Options
     """Return the scheduler of what the store lacks of a plan."""
     return Scheduler(
         plan,
-        store.committed_keys(),
+        plan.done(store),
         capacity,
         RESOURCES,
         pack=options.pack,
