@@ -22,7 +22,7 @@ from assay.tasks.task import profiles as task_profiles
 from assay.tasks.task import resolve_task
 from assay.tasks.training.schedule import parse as parse_config
 
-__all__ = ["MOST_SEEDS", "OF_A_FILE", "TOP", "Entry", "Grid", "parse", "read"]
+__all__ = ["MOST_SEEDS", "OF_A_FILE", "TOP", "Entry", "Grid", "parse", "parse_text", "read"]
 
 TOP = (
     "name", "about", "tasks", "methods", "attacks", "seeds", "attack_seeds", "train", "calibration", "profile",
@@ -109,7 +109,13 @@ def parse(name: str, registry: Registry, profile: str | None = None, settings: S
     Raises:
         BadInput: one line that names the file, the line or key, what was found and what is allowed.
     """
-    place, text = read(name)
+    return parse_text(*read(name), registry, profile, settings)
+
+
+def parse_text(
+    place: str, text: str, registry: Registry, profile: str | None = None, settings: Sequence[str] = ()
+) -> Grid:
+    """Check and expand a grid's YAML; `place` is what messages call it. Otherwise as `parse`."""
     data, places = load(text, place)
     if not isinstance(data, dict):
         raise BadInput(f"{place}: expected a mapping with the keys {', '.join(overrides.AXES)}, found {kind(data)}")

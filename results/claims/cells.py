@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from assay.results import configs, union
+from assay.results.decisions import DEFAULT, Rules
 from assay.results.merging import ATTACK, IDENTITY, Row
 
 # Parameters that decide what is refused or measured besides, never what comes out.
@@ -73,14 +74,20 @@ class Cells:
         self.tasks = frozenset(task for task, _ in self._rows)
 
     @staticmethod
-    def read(outs: Iterable[Path]) -> Cells:
+    def read(outs: Iterable[Path], rules: Rules | None = None) -> Cells:
         """Return the cells of sweeps' folders.
+
+        Args:
+            outs: the folders.
+            rules: what readings are decided by; None: the default rules, by which rows are written.
 
         Raises:
             ResultsError: a folder holds no rows, or damaged ones, or two results of one cell differ.
         """
         folders = list(outs)
-        return Cells(union.rows(folders), union.curves(folders))
+        late = rules not in (None, DEFAULT)
+        rows = records(union.read(folders, rules), ROW.names) if late else union.rows(folders)
+        return Cells(rows, union.curves(folders))
 
     def find(self, task: str, choice: Choice) -> Found:
         """Return the finished rows of a choice on a task.
