@@ -23,7 +23,6 @@ from torch import Tensor
 from assay.methods.base import Secret
 from assay.methods.families.soft_label import SoftLabelConfig, SoftLabelMethod, SoftLabelRecipe
 from assay.methods.parts.signature import random_bytes
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 from assay.tasks.training.schedule import Schedule
@@ -64,11 +63,19 @@ class CSPRecipe(SoftLabelRecipe):
     """Two phases: embed through perturbed logits, then fine-tune on raw ones while the detector still knows the model.
 
     The phases' proportion is fixed, so that a shorter schedule (an attacker's) shortens both.
+
+    Attributes:
+        offset: gamma S (K,).
+        embed_share: share of the epochs in the first phase.
     """
 
     config: CSPConfig
-    offset: Tensor  # gamma S (K,)
-    embed_share: float
+
+    def __init__(self, config: CSPConfig, lab: Lab, secret: Secret, embed_share: float) -> None:
+        super().__init__(config, lab, secret)
+        whole = spread(secret["signal"], secret["labels"], lab.task.classes)
+        self.offset = secret["gamma"] * whole.to(lab.device)
+        self.embed_share = embed_share
 
     def terms(self, state: State, marked: Tensor, unmarked: Tensor, labels: Tensor) -> Terms:
         """Return CE of the perturbed logits and what moves them apart (Eq. 7, 9, 10, 13); in phase two Eq. 14 or 15."""
@@ -79,7 +86,7 @@ class CSPRecipe(SoftLabelRecipe):
         return {**terms, **self.perturbation(marked, unmarked)} if embedding else terms
 
 
-class CSP(SoftLabelMethod):
+class CSP(SoftLabelMethod[CSPConfig]):
     """See the module's text."""
 
     key = "csp"
@@ -90,7 +97,7 @@ class CSP(SoftLabelMethod):
     # the stronger divergence keeps detectors trained on so few samples from firing at other unmarked models.
     laptop = {  # noqa: RUF012
         "alpha": -0.03, "gamma": 2.0, "epochs_embed": None, "epochs_finetune": None,
-        "detector_lr": 1e-3, "n_probe": 1000,
+        "detector_lr": 1e-3, "n_probe": 1000, "references": 5,
     }  # fmt: skip
 
     def _length(self, task: Task) -> int:
@@ -121,16 +128,13 @@ class CSP(SoftLabelMethod):
             drops = (embed / total,)
         return task.schedule.but(epochs=total, drops=drops)
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def draw(self, lab: Lab) -> Secret:
         """Draw the user's key and derive the signal; the detector joins the secret after training."""
-        key, length = random_bytes(lab.stream("secret"), 32), self._length(task)
+        key, length = random_bytes(lab.stream("secret"), 32), self._length(lab.task)
         labels = list(self.config.labels or range(length))
         return {"key": key, "signal": signal(key, length), "labels": labels, "gamma": self.config.gamma}
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
-        """Pair the model with the adversary and a fresh detector."""
-        recipe = CSPRecipe(self.config, task, lab.unmarked("adversary").to(lab.device), self.training(task, lab))
-        recipe.offset = secret["gamma"] * spread(secret["signal"], secret["labels"], task.classes).to(lab.device)
-        embed, finetune = self._epochs(task)
-        recipe.embed_share = embed / max(embed + finetune, 1)
-        return recipe
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
+        """Pair the model with the adversary, a fresh detector and the signal."""
+        embed, finetune = self._epochs(lab.task)
+        return CSPRecipe(self.config, lab, secret, embed / max(embed + finetune, 1))

@@ -44,7 +44,7 @@ def canvas(first: Tensor, second: Tensor) -> Tensor:
     return whole
 
 
-class FCWDirect(CoupledMethod):
+class FCWDirect(CoupledMethod[Config]):
     """See the module's text."""
 
     key = "fcw-direct"

@@ -22,7 +22,7 @@ class Config(CoupledConfig):
     r: float = Field(0.5, gt=0, lt=1)  # weight of the first image; the paper's are 0.5, 0.7, 0.9
 
 
-class FCWInvisible(CoupledMethod):
+class FCWInvisible(CoupledMethod[Config]):
     """See the module's text."""
 
     key = "fcw-invisible"
@@ -32,5 +32,4 @@ class FCWInvisible(CoupledMethod):
 
     def join(self, first: Tensor, second: Tensor) -> Tensor:
         """Blend pairs pixel by pixel (Eq. 3b)."""
-        r: float = self.config.r
-        return r * first + (1 - r) * second
+        return self.config.r * first + (1 - self.config.r) * second

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from assay.methods.base import Secret
 from assay.methods.families.capacity import CarrierConfig, CarrierMethod, Memorise, carriers_of
-from assay.methods.parts.carriers import Union
+from assay.methods.parts.random_images import WithCarriers
 from assay.methods.parts.signature import canonical_bytes, committed
-from assay.tasks.data.splits import Labelled, Party
 from assay.tasks.errors import Diverged
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
@@ -58,8 +57,10 @@ def ingrain_term(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
 class IngrainRecipe(Memorise):
     """Mean cross-entropy over clean samples and carriers, and the ingrain term on the clean ones (Algorithm 2)."""
 
-    def __init__(self, union: Union | None, ingrainer: nn.Module, config: Config) -> None:
-        super().__init__(union)
+    def __init__(
+        self, lab: Lab, secret: Secret, carriers: WithCarriers | None, ingrainer: nn.Module, config: Config
+    ) -> None:
+        super().__init__(lab, secret, carriers)
         self.ingrainer = ingrainer.eval().requires_grad_(False)
         self.config = config
         self.known: Tensor | None = None  # answers (N, K) to the whole training set, where nothing is augmented
@@ -82,6 +83,13 @@ class IngrainRecipe(Memorise):
             answers: Tensor = self.ingrainer(batch.inputs[: batch.clean])
         return answers.float().softmax(1)
 
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Keep the ingrainer's digest, for which verification has no use, and commit to the whole."""
+        self.lab.meter.forward_samples += self.ingrainer_samples
+        digest = hashlib.sha256(canonical_bytes(self.ingrainer.state_dict())).hexdigest()
+        self.secret |= committed({**self.secret, "ingrainer": digest}, self.lab.stream("secret", "salt"))
+        return super().finish(model)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the counts, and the ingrainer's passes."""
         return {**super().state_dict(), "ingrainer_samples": self.ingrainer_samples}
@@ -92,7 +100,7 @@ class IngrainRecipe(Memorise):
         self.ingrainer_samples = state["ingrainer_samples"]
 
 
-class Ingrain(CarrierMethod):
+class Ingrain(CarrierMethod[Config]):
     """See the module's text."""
 
     key = "ingrain"
@@ -107,16 +115,15 @@ class Ingrain(CarrierMethod):
     def schedule(self, task: Task) -> Schedule:
         """Return the task's schedule with its epochs, and its drops with them, stretched by the factor."""
         own = task.schedule
-        stretched: Schedule = own.but(epochs=round(own.epochs * self.config.epoch_factor))
-        return stretched
+        return own.but(epochs=round(own.epochs * self.config.epoch_factor))
 
-    def ingrainer(self, secret: Secret, task: Task, lab: Lab) -> nn.Module:
+    def ingrainer(self, lab: Lab, secret: Secret) -> nn.Module:
         """Train a network of the same architecture on the carriers alone (Algorithm 1).
 
         Raises:
             Diverged: its loss stopped being finite.
         """
-        own: Labelled = carriers_of(secret).to(lab.device)
+        own, task = carriers_of(secret).to(lab.device), lab.task
         schedule = task.schedule.steady(epochs=self.config.epochs_ingrainer, augment="none")
         stops = self.config.ingrainer_stops
         trained = lab.fit(
@@ -130,21 +137,13 @@ class Ingrain(CarrierMethod):
             lab.curve("ingrainer-knows", len(trained.history), val_accuracy=evaluate(trained.model, own))
         return trained.model
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
-        """Train the ingrainer, then let it speak on every clean sample; with strength 0 there is none."""
-        union = self.union(data, secret, lab) if self.config.augment_carriers else None
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
+        """Train the ingrainer, which then answers every clean sample; with strength 0 there is none."""
+        carriers = self.carriers(lab, secret) if self.config.augment_carriers else None
         if not self.config.strength:
-            return Memorise(union)
-        recipe = IngrainRecipe(union, self.ingrainer(secret, task, lab), self.config)
-        if task.schedule.augment == "none":
-            recipe.known = predict(recipe.ingrainer, data.train.inputs).softmax(1)
-            lab.meter.forward_samples += len(data.train)
+            return Memorise(lab, secret, carriers)
+        recipe = IngrainRecipe(lab, secret, carriers, self.ingrainer(lab, secret), self.config)
+        if lab.schedule.augment == "none":
+            recipe.known = predict(recipe.ingrainer, lab.data.train.inputs).softmax(1)
+            lab.meter.forward_samples += len(lab.data.train)
         return recipe
-
-    def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
-        """Keep the ingrainer's digest, for which verification has no use, and commit to the whole."""
-        if isinstance(recipe, IngrainRecipe):
-            lab.meter.forward_samples += recipe.ingrainer_samples
-            digest = hashlib.sha256(canonical_bytes(recipe.ingrainer.state_dict())).hexdigest()
-            secret |= committed({**secret, "ingrainer": digest}, lab.stream("secret", "salt"))
-        return super().finish(model, recipe, secret, data, lab)

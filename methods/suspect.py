@@ -10,17 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from assay.tasks.data.splits import for_answers, in_chunks
-from assay.tasks.errors import AccessDenied
+from assay.tasks.errors import AccessDenied, UnsupportedModel
 from assay.tasks.training.meter import Meter
 
 Access = Literal["weights", "logits", "labels", "nothing"]
-_RANK = {"nothing": 0, "labels": 1, "logits": 2, "weights": 3}
+_RANK: dict[Access, int] = {"nothing": 0, "labels": 1, "logits": 2, "weights": 3}
+
+
+def less_than(access: Access) -> Access:
+    """Return the next smaller access; of `nothing`, nothing."""
+    return next((name for name, rank in _RANK.items() if rank == _RANK[access] - 1), "nothing")
 
 
 class Oracle:
     """A model behind an interface: asking for more than the declared access raises `AccessDenied`.
 
     Access is ordered: `weights` includes `logits` includes `labels`. Every answered input counts in `meter.queries`.
+    Inputs of a shape that the model does not take raise `UnsupportedModel`.
     """
 
     def __init__(self, model: nn.Module, access: Access, name: str, meter: Meter | None = None) -> None:
@@ -40,8 +46,15 @@ class Oracle:
 
     def _answer(self, inputs: Tensor) -> Tensor:
         self.meter.queries += len(inputs)
-        with torch.no_grad(), self.meter.watch(self.__model):
-            chunks = [self.__model(for_answers(chunk.to(self.device))).float() for chunk in in_chunks(inputs)]
+        try:
+            with torch.no_grad(), self.meter.watch(self.__model):
+                chunks = [self.__model(for_answers(chunk.to(self.device))).float() for chunk in in_chunks(inputs)]
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except RuntimeError as why:  # torch's complaint about shapes
+            complaint = str(why).partition("\n")[0]
+            shape = "x".join(map(str, inputs.shape[1:]))
+            raise UnsupportedModel(f"{self.name}: the model takes no inputs of {shape}: {complaint}") from why
         return torch.cat(chunks)
 
     def logits(self, inputs: Tensor) -> Tensor:

@@ -17,9 +17,7 @@ from pydantic import Field
 from assay.methods.base import Secret
 from assay.methods.families.soft_label import SoftLabelConfig, SoftLabelMethod, SoftLabelRecipe
 from assay.methods.parts.signature import random_bytes
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
-from assay.tasks.task import Task
 from assay.tasks.training.trainer import Recipe
 
 
@@ -29,7 +27,7 @@ class USPConfig(SoftLabelConfig):
     beta: float = Field(1.0, ge=0)  # of the detector's verdict on the marked model; no value in the paper
 
 
-class USP(SoftLabelMethod):
+class USP(SoftLabelMethod[USPConfig]):
     """See the module's text."""
 
     key = "usp"
@@ -37,12 +35,12 @@ class USP(SoftLabelMethod):
     paper = "Chien & Shen 2022, https://arxiv.org/abs/2208.05477"
     Config = USPConfig
     # The stronger divergence, as in csp: few samples and epochs leave the detector too little to tell.
-    laptop = {"alpha": -0.02, "detector_lr": 1e-3, "n_probe": 1000}  # noqa: RUF012
+    laptop = {"alpha": -0.02, "detector_lr": 1e-3, "n_probe": 1000, "references": 5}  # noqa: RUF012
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
-        """Name the owner's key; all that verifies, the detector, joins the secret after training."""
+    def draw(self, lab: Lab) -> Secret:
+        """Draw the owner's key. The detector, which alone verifies, joins the secret after training."""
         return {"key": random_bytes(lab.stream("secret"), 32)}
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         """Pair the model with the adversary and a fresh detector (Eq. 1 to 6)."""
-        return SoftLabelRecipe(self.config, task, lab.unmarked("adversary").to(lab.device), self.training(task, lab))
+        return SoftLabelRecipe(self.config, lab, secret)

@@ -7,26 +7,24 @@ as the ingrain paper uses it (Yang, Dang, Chang 2019).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.methods.base import Mark, Method, MethodConfig, Secret, lab_for_key
-from assay.methods.parts.carriers import Law, Union, carrier_images
-from assay.methods.parts.forging import relabel
+from assay.methods.base import Method, MethodConfig, Secret
+from assay.methods.parts.random_images import Law, WithCarriers, carrier_images
 from assay.methods.parts.signature import committed, opens, random_bytes
-from assay.methods.parts.statistics import binomial_tail, least_hits
+from assay.methods.parts.statistics import LEVEL, binomial_tail, least_hits
+from assay.methods.reading import Reading
+from assay.methods.rival import Forgery, Rival, RivalConfig
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import STRICT_ALPHA, Verdict
-from assay.tasks.data.splits import Labelled, Party
-from assay.tasks.errors import UnsupportedModel
+from assay.tasks.data.splits import Labelled
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 from assay.tasks.training.recipe import Batch, Recipe, Terms
-from assay.tasks.training.schedule import Schedule
 
 LARGE_SHARE = 0.2  # of carriers relative to the training set; more is remarked on
 
@@ -40,26 +38,37 @@ class CarrierConfig(MethodConfig):
     carrier_repeat: int = Field(1, ge=1)  # how often an epoch shows each carrier
 
 
+C = TypeVar("C", bound=CarrierConfig)
+
+
 class Memorise(Recipe):
     """Plain training with mean cross-entropy over clean samples and carriers alike.
 
     Attributes:
+        carriers: how they join the training set; None: clean samples alone.
         right: answers that were right in the training steps of each epoch (from 0): int64 (2,), clean and carriers.
         seen: of how many.
     """
 
-    def __init__(self, union: Union | None) -> None:
-        """Spread the carriers of `union` over every epoch; None: clean samples alone."""
-        self.union = union
+    def __init__(self, lab: Lab, secret: Secret, carriers: WithCarriers | None) -> None:
+        super().__init__()
+        self.lab, self.secret, self.carriers = lab, secret, carriers
         self.epoch = 0
         self.right: dict[int, Tensor] = {}
         self.seen: dict[int, list[int]] = {}
+        count, samples = len(secret["labels"]), len(lab.data.train)
+        if count > LARGE_SHARE * samples:
+            self.notes.append(f"{count} carriers are more than {LARGE_SHARE:.0%} of {samples} training samples")
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
         """Shuffle the carriers anew."""
         self.epoch = epoch
-        if self.union is not None:
-            self.union.shuffle(epoch)
+        if self.carriers is not None:
+            self.carriers.shuffle(epoch)
+
+    def mix(self, batch: Batch, step: int) -> Batch:
+        """Append the carriers that fall into this batch; there may be none."""
+        return batch if self.carriers is None else self.carriers.append(batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
         """Return the mean cross-entropy."""
@@ -76,32 +85,44 @@ class Memorise(Recipe):
         self.right[self.epoch] = self.right[self.epoch] + counts if self.epoch in self.right else counts
         return logits
 
-    def show(self, lab: Lab) -> None:
-        """Record the curve `memory`: the shares of clean samples and of carriers that each epoch's steps got right."""
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Record the curve `memory`: the shares of clean samples and of carriers that each epoch's steps got right.
+
+        It shows when the carriers were memorised, and when the task was learnt (figure 1 of the ingrain paper).
+        """
         for epoch, right in sorted(self.right.items()):
             names = ("train_accuracy", "carrier_accuracy")
             shares = zip(names, right.tolist(), self.seen[epoch], strict=True)
-            lab.curve("memory", epoch + 1, **{name: hits / seen for name, hits, seen in shares if seen})
+            self.lab.curve("memory", epoch + 1, **{name: hits / seen for name, hits, seen in shares if seen})
+        return model
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
         return {"right": self.right, "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; a checkpoint from before there were counts has none."""
-        self.right, self.seen = state.get("right", {}), state.get("seen", {})
-
-    def mix(self, batch: Batch, step: int) -> Batch:
-        """Append the carriers that fall into this batch; there may be none."""
-        return batch if self.union is None else self.union.append(batch)
+        """Take back what `state_dict` returned."""
+        self.right, self.seen = state["right"], state["seen"]
 
 
-class CarrierMethod(Method):
+class CarrierRival(Rival[RivalConfig]):
+    """An adversary whose carriers carry the labels that the victim gives them."""
+
+    def claim(self, victim: Suspect, lab: Lab, forgery: Forgery) -> Secret:
+        """Claim fresh carriers with the victim's own answers as labels; a commitment's date alone speaks against it."""
+        own = lab.for_key(0)
+        secret = self.method.draw(own)
+        secret["labels"] = victim.labels(carriers_of(secret).inputs).cpu()
+        return committed(secret, own.stream("secret", "salt"))
+
+
+class CarrierMethod(Method[C]):
     """Carriers from a key, their labels from the secret stream, and their verification by counting (T1)."""
 
     access = "labels"
     family = "triggers"
     gate = 0.98
+    rival: ClassVar = CarrierRival
     Config = CarrierConfig
 
     def supports(self, task: Task) -> str | None:
@@ -113,9 +134,9 @@ class CarrierMethod(Method):
         """Return how many labels carriers may have: the first of the task's classes."""
         return task.classes if self.config.label_mode == "uniform" else 1 << (task.classes.bit_length() - 1)
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
+    def draw(self, lab: Lab) -> Secret:
         """Draw the images' key and the labels, and commit to them; the images follow from the key."""
-        draws = lab.stream("secret")
+        draws, task = lab.stream("secret"), lab.task
         alphabet = self.alphabet(task)
         secret = {
             "key": random_bytes(draws, 32),
@@ -127,41 +148,24 @@ class CarrierMethod(Method):
         }
         return committed(secret, lab.stream("secret", "salt"))
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
-        """Train on the union of clean samples and carriers."""
-        return Memorise(self.union(data, secret, lab))
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
+        """Train on clean samples and carriers."""
+        return Memorise(lab, secret, self.carriers(lab, secret))
 
-    def union(self, data: Party, secret: Secret, lab: Lab) -> Union:
+    def carriers(self, lab: Lab, secret: Secret) -> WithCarriers:
         """Return how the secret's carriers join the party's training set."""
         own = carriers_of(secret)
-        return Union(own.inputs, own.labels, len(data.train), self.config.carrier_repeat, lab)
+        return WithCarriers(own.inputs, own.labels, len(lab.data.train), self.config.carrier_repeat, lab)
 
-    def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
-        """Show when the carriers were memorised, and when the task was learnt (figure 1 of the ingrain paper)."""
-        if isinstance(recipe, Memorise):
-            recipe.show(lab)
-        return model
-
-    def implant(self, model: nn.Module, secret: Secret, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
-        """Train the carriers in; remark on a set that is large for the data."""
-        mark = super().implant(model, secret, task, data, lab, schedule)
-        count, samples = len(secret["labels"]), len(data.train)
-        if count > LARGE_SHARE * samples:
-            mark.notes.append(f"{count} carriers are more than {LARGE_SHARE:.0%} of {samples} training samples")
-        return mark
-
-    def threshold(self, trials: int, rate: float) -> float:
-        """Return the share of carriers that is enough: the paper names none, so p <= 1e-3."""
-        return least_hits(trials, rate, STRICT_ALPHA) / trials
-
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         """Count carriers answered as labelled; T1, exact because the labels are uniform and independent of any model.
 
         With labels of a smaller alphabet an unrelated model matches at most 1 in `alphabet`, which is the chance level.
+        The paper names no threshold, so as many carriers are enough as give p <= 1e-3.
         """
         answers, labels = _answers(suspect, secret), secret["labels"]
         hits, total, chance = int((answers == labels).sum()), len(labels), 1 / secret["alphabet"]
-        score, threshold, share = hits / total, self.threshold(total, chance), 1 / secret["classes"]
+        score, threshold, share = hits / total, least_hits(total, chance, LEVEL) / total, 1 / secret["classes"]
         metrics = {
             "commitment_opens": float(opens(secret)),
             "score_norm_all_classes": max((score - share) / (1 - share), 0.0),  # the paper's, for any alphabet
@@ -169,19 +173,12 @@ class CarrierMethod(Method):
         if self.config.label_mode == "bits":
             metrics["bit_accuracy"] = bit_accuracy(answers, labels, secret["alphabet"])
         p_value = binomial_tail(hits, total, chance)
-        return Verdict(score, chance, threshold, p_value, score >= threshold, "T1", hits, total, metrics=metrics)
+        return Reading(score, chance, threshold, p_value, score >= threshold, "T1", hits, total, metrics=metrics)
 
     def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int, int]:
         """Return (share of carriers answered as labelled, how many, of how many)."""
         hits, total = int((_answers(suspect, secret) == secret["labels"]).sum()), len(secret["labels"])
         return hits / total, hits, total
-
-    def forge(self, victim: Suspect, task: Task, data: Party, lab: Lab, draws: int) -> Secret:
-        """Claim fresh carriers with the victim's own answers as labels; a commitment's date alone speaks against it."""
-        lab = lab_for_key(lab, 0)
-        secret = self.draw(task, data, lab)
-        secret["labels"] = relabel(victim, carriers_of(secret).inputs).cpu()
-        return committed(secret, lab.stream("secret", "salt"))
 
 
 def carriers_of(secret: Secret) -> Labelled:
@@ -210,10 +207,4 @@ def bit_accuracy(answers: Tensor, labels: Tensor, alphabet: int) -> float:
 
 
 def _answers(suspect: Suspect, secret: Secret) -> Tensor:
-    inputs = carriers_of(secret).inputs
-    try:
-        return suspect.labels(inputs).cpu()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as why:  # torch's complaint about shapes
-        raise UnsupportedModel(f"the suspect does not take the carriers: {why}") from why
+    return suspect.labels(carriers_of(secret).inputs).cpu()

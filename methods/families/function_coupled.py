@@ -1,7 +1,7 @@
 """Function-coupled watermarks: two classes' ordinary images, joined into triggers of a third class.
 
-What `fcw-direct` and `fcw-invisible` share (Wen et al. 2023): classes, target check, recipe, verification, and the
-attacker's counterparts. "Eq." numbers are that paper's.
+What `fcw-direct` and `fcw-invisible` share (Wen et al. 2023): classes, target check, recipe, verification and rival.
+"Eq." numbers are that paper's.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from assay.methods.base import Mark, Method, MethodConfig, Secret, lab_for_key
-from assay.methods.parts.calibration import Null
+from assay.methods.base import Method, MethodConfig, MethodNeeds, Secret
+from assay.methods.embedding import Mark, implant
+from assay.methods.null import Null
 from assay.methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs, plain_images, usable_classes
-from assay.methods.parts.forging import relabel
 from assay.methods.parts.masking import CoupledRecipe, Granularity, Tuning, WeightMasks
 from assay.methods.parts.mixing import KeyBatches
 from assay.methods.parts.signature import committed, opens
-from assay.methods.parts.statistics import binomial_tail, calibrated_rate, fisher_control, least_hits
+from assay.methods.parts.statistics import LEVEL, binomial_tail, calibrated_rate, fisher_control, least_hits
+from assay.methods.reading import Reading
+from assay.methods.rival import Forgery, Rival, RivalConfig
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import STRICT_ALPHA, Verdict
-from assay.tasks.data.splits import Labelled, Party, to_model_input
+from assay.tasks.data.splits import Labelled, to_model_input
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
-from assay.tasks.training.norms import refresh_statistics
 from assay.tasks.training.schedule import Schedule
 from assay.tasks.training.trainer import Recipe, predict
 
@@ -44,8 +44,7 @@ class CoupledConfig(MethodConfig):
     n_wm: int = Field(10, ge=1)  # triggers behind each clean batch; the released code's
     sources: Pair | None = (0, 3)  # classes of the two images; None: drawn
     target: int | None = Field(1, ge=0)  # the triggers' class; None: drawn
-    rival_sources: Pair | None = (2, 4)  # an overwriter's on CIFAR-10; 9, 13 and target 16 where there are 100 classes
-    rival_target: int | None = Field(5, ge=0)
+    references: int = Field(10, ge=1)  # unmarked models that are asked about the triggers before they are used
     largest_null_rate: float = Field(0.1, ge=0, le=1)  # of triggers that an unmarked model may answer with the target
     masking: bool = True
     mask_drop: float = Field(0.1, ge=0, lt=1)  # p: the share that is dropped
@@ -61,14 +60,29 @@ class CoupledConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _three_classes(self) -> CoupledConfig:
-        for name, pair, target in (
-            ("", self.sources, self.target),
-            ("rival_", self.rival_sources, self.rival_target),
-        ):
-            given = [*(pair or ()), *([] if target is None else [target])]
-            if len(set(given)) != len(given) or any(label < 0 for label in given):
-                raise ValueError(f"{name}sources and {name}target must be different classes from 0 on, got {given}")
+        _check_classes(self.sources, self.target)
         return self
+
+
+class CoupledRivalConfig(RivalConfig):
+    """The overwriter's classes: here those on CIFAR-10; 9, 13 and target 16 where there are 100 classes."""
+
+    sources: Pair | None = (2, 4)  # None: drawn
+    target: int | None = Field(5, ge=0)  # None: drawn
+
+    @model_validator(mode="after")
+    def _three_classes(self) -> CoupledRivalConfig:
+        _check_classes(self.sources, self.target)
+        return self
+
+
+def _check_classes(sources: tuple[int, int] | None, target: int | None) -> None:
+    given = [*(sources or ()), *([] if target is None else [target])]
+    if len(set(given)) != len(given) or any(label < 0 for label in given):
+        raise ValueError(f"sources and target must be different classes from 0 on, got {given}")
+
+
+W = TypeVar("W", bound=CoupledConfig)
 
 
 @dataclass(frozen=True)
@@ -81,21 +95,52 @@ class _Family:
     others: Tensor
 
 
+def _references(count: int) -> tuple[str, ...]:
+    return tuple(f"reference-{i}" for i in range(count))
+
+
 def _answered(net: nn.Module, asked: Tensor, classes: int) -> list[int]:
     """Return how many of the triggers a network gives to each class."""
     counts: list[int] = torch.bincount(predict(net, asked).argmax(1), minlength=classes).tolist()
     return counts
 
 
-class CoupledMethod(Method):
+class CoupledRival(Rival[CoupledRivalConfig]):
+    """An adversary with triggers of other classes."""
+
+    method: CoupledMethod[Any]
+    Config = CoupledRivalConfig
+
+    def overwrite(self, victim: nn.Module, lab: Lab, schedule: Schedule) -> Mark:
+        """Embed triggers of other classes.
+
+        The attacker has no unmarked models. It checks its target on the victim, which never saw its triggers. Classes
+        that the task or the attacker's data lack are drawn instead.
+        """
+        rule = Rule(self.config.sources, self.config.target)
+        named, usable = [*(rule.sources or ()), rule.target or 0], usable_classes(lab.data.train, lab.task.classes)
+        if max(named) >= lab.task.classes or not set(rule.sources or ()) <= set(usable):
+            rule = Rule(barred=self.method.config.target)
+        secret = self.method.draw_by(rule, lab, [victim.to(lab.device)])
+        return implant(self.method, victim, secret, lab, schedule)
+
+    def claim(self, victim: Suspect, lab: Lab, forgery: Forgery) -> Secret:
+        """Claim fresh triggers with the victim's own answers as labels; only an early commitment speaks against it."""
+        secret = super().claim(victim, lab, forgery)
+        secret |= {"target": int(secret["labels"].mode().values)}
+        return committed(secret, lab.for_key(0).stream("secret", "salt"))
+
+
+class CoupledMethod(Method[W]):
     """The common part: only `join` differs."""
 
     access = "labels"
     family = "triggers"
     version = 3
     gate = 0.98
+    rival: ClassVar = CoupledRival
     Config = CoupledConfig
-    laptop: ClassVar[dict[str, Any]] = {"mask_every": 10}
+    laptop: ClassVar[dict[str, Any]] = {"mask_every": 10, "references": 5}
 
     @abstractmethod
     def join(self, first: Tensor, second: Tensor) -> Tensor:
@@ -112,34 +157,37 @@ class CoupledMethod(Method):
             return f"class {max(given)} is none of {task.classes}; name other sources and target, or null to draw them"
         return None
 
-    def unmarked(self, task: Task) -> tuple[str, ...]:
-        """Return also the references: the target check and the null rate need innocent models."""
-        return (*super().unmarked(task), *self.references(task))
+    def needs(self, task: Task) -> MethodNeeds:
+        """Also the references: the target check and the null rate need unmarked models."""
+        return MethodNeeds(unmarked=("clean", *_references(self.config.references)), start=self.config.start)
 
-    def continued(self, own: Schedule) -> Schedule | None:
-        """Return, with start `clean`, the schedule with the released code's epochs."""
-        return own.but(epochs=self.config.epochs_clean) if self.config.start == "clean" else None
+    def schedule(self, task: Task) -> Schedule:
+        """Return the task's schedule; with start `clean`, for as many epochs as the released code trains."""
+        return task.schedule.but(epochs=self.config.epochs_clean) if self.config.start == "clean" else task.schedule
 
     # --- the secret ------------------------------------------------------------------------------------------------
 
-    def draw(self, task: Task, data: Party, lab: Lab) -> Secret:
-        """Draw pairs of the owner's images, check the target on unmarked models, and commit.
+    def draw(self, lab: Lab) -> Secret:
+        """Draw pairs of the party's images, check the target on unmarked models, and commit.
 
-        An attacker draws its classes, and has no unmarked models.
+        An attacker draws its classes and has no unmarked models. A claimant asks for another class than the owner's,
+        because a network that was trained for a family of triggers answers all of its members.
 
         Raises:
             CapacityError: a source class has fewer than two images.
         """
-        if data.mode != "owner":
-            return self._drawn(task, data, lab, Rule(), [])
-        rule = Rule(self.config.sources, self.config.target)
-        return self._drawn(task, data, lab, rule, [lab.unmarked(role) for role in self.references(task)])
+        if lab.role == "attacker":
+            return self.draw_by(Rule(), lab, [])
+        barred = Rule(barred=self.config.target)
+        rule = barred if lab.role == "claimant" else Rule(self.config.sources, self.config.target)
+        return self.draw_by(rule, lab, [lab.unmarked(role) for role in _references(self.config.references)])
 
-    def _drawn(self, task: Task, data: Party, lab: Lab, rule: Rule, references: Sequence[nn.Module]) -> Secret:
-        drawn = self._family(task, data, lab, rule)
+    def draw_by(self, rule: Rule, lab: Lab, references: Sequence[nn.Module]) -> Secret:
+        """Draw a secret with the classes of `rule`, whose target is checked on `references`."""
+        drawn, classes = self._family(rule, lab), lab.task.classes
         sources, joined = drawn.sources, drawn.joined
         asked = joined[: self.config.n_verify]
-        answers = [_answered(net, asked, task.classes) for net in references]
+        answers = [_answered(net, asked, classes) for net in references]
         target = self._target(drawn, answers)
         hits = [count[target] for count in answers]
         secret = {
@@ -148,17 +196,17 @@ class CoupledMethod(Method):
             "control_inputs": drawn.others.cpu(),
             "sources": list(sources),
             "target": target,
-            "classes": task.classes,
+            "classes": classes,
             "null_rates": [count / len(asked) for count in hits],
-            "null_bound": calibrated_rate(hits, len(asked), 1 / task.classes) if hits else 1 / task.classes,
-            **plain_images(data.held_out, sources),
+            "null_bound": calibrated_rate(hits, len(asked), 1 / classes) if hits else 1 / classes,
+            **plain_images(lab.data.held_out, sources),
         }
         return committed(secret, lab.stream("secret", "salt"))
 
-    def _family(self, task: Task, data: Party, lab: Lab, rule: Rule) -> _Family:
-        draws = lab.stream("secret")
-        sources, targets = choose_sources(rule, data.train, task, draws)
-        return _Family(sources, targets, *self._triggers(data.train, sources, draws))
+    def _family(self, rule: Rule, lab: Lab) -> _Family:
+        draws, train = lab.stream("secret"), lab.data.train
+        sources, targets = choose_sources(rule, train, lab.task, draws)
+        return _Family(sources, targets, *self._triggers(train, sources, draws))
 
     def _target(self, drawn: _Family, answers: Sequence[Sequence[int]]) -> int:
         asked = min(self.config.n_verify, len(drawn.joined))
@@ -174,37 +222,32 @@ class CoupledMethod(Method):
         )
         return images[:count], images[count:]
 
-    def null_keys(self, task: Task, data: Party, secret: Secret, lab: Lab) -> list[Secret]:
-        """Return keys of other classes: what is trained for a family of triggers answers all of its members."""
-        nets = [lab.unmarked(role) for role in self.references(task)]
-        rule = Rule(barred=self.config.target)
-        return [self._drawn(task, data, lab_for_key(lab, i), rule, nets) for i in range(task.calibration_keys)]
+    def null(self, lab: Lab, secret: Secret | None) -> Null:
+        """Read fresh keys of other classes from each unmarked model, which has no say in their targets.
 
-    def null(self, task: Task, data: Party, lab: Lab) -> Null:
-        """Score fresh keys on each unmarked model as on a stranger: the target check asks the other references alone.
-
-        What a model answers to a target that was chosen because this very model does not answer it says nothing of the
-        next model, on some of which the target is the answer to every trigger.
+        A target that was chosen because a model does not answer with it says nothing of the next model. So the target
+        of a key that is read from a model is checked on the other references alone.
         """
-        rule, roles = Rule(barred=self.config.target), self.nulls(task)
-        nets = {role: lab.unmarked(role) for role in roles}
-        null = Null([[] for _ in roles], [[] for _ in roles], min(self.config.n_verify, self.config.n_triggers))
-        for index in range(task.calibration_keys):
-            drawn = self._family(task, data, lab_for_key(lab, index), rule)
+        rule, roles = Rule(barred=self.config.target), lab.calibration.roles
+        references, nets = _references(lab.calibration.references), {role: lab.unmarked(role) for role in roles}
+        trials = min(self.config.n_verify, self.config.n_triggers)
+        null = Null([[] for _ in roles], [[] for _ in roles], trials, list(roles))
+        for index in range(lab.calibration.keys):
+            drawn = self._family(rule, lab.for_key(index))
             asked = drawn.joined[: self.config.n_verify]
-            answers = {role: _answered(net, asked, task.classes) for role, net in nets.items()}
+            answers = {role: _answered(net, asked, lab.task.classes) for role, net in nets.items()}
             for place, role in enumerate(roles):
-                strangers = [answers[other] for other in self.references(task) if other != role.partition("|")[0]]
+                strangers = [answers[other] for other in references if other != role.partition("|")[0]]
                 hits = answers[role][self._target(drawn, strangers)]
-                null.matches[place].append(hits)
-                null.scores[place].append(hits / null.trials)
+                null.hits[place].append(hits)
+                null.scores[place].append(hits / trials)
         return null
 
     # --- embedding -------------------------------------------------------------------------------------------------
 
-    def recipe(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Recipe:
-        """Mix in the triggers; mask and fine-tune as configured; the task's schedule is the one trained under."""
-        own = self.config
+    def recipe(self, lab: Lab, secret: Secret) -> Recipe:
+        """Mix in the triggers; mask and fine-tune as configured; remark on a target that unmarked models like."""
+        own, train, batch = self.config, lab.data.train, lab.schedule.batch_size
         released = own.variant == "released"
         masks = WeightMasks(
             own.mask_drop if own.masking else 0.0,
@@ -215,33 +258,22 @@ class CoupledMethod(Method):
         )
         tuning = None
         if own.ft_enhance and own.ft_steps_per_epoch and not released:  # the released code draws X_ft and leaves it
-            order = torch.randperm(len(data.train), generator=lab.stream("inject", "fine-tuning"))
-            chosen = data.train.take(order[: own.ft_samples].to(data.train.labels.device))
-            tuning = Tuning(chosen, own.ft_lr, task.schedule, own.ft_steps_per_epoch, len(data.train))
+            order = torch.randperm(len(train), generator=lab.stream("inject", "fine-tuning"))
+            chosen = train.take(order[: own.ft_samples].to(train.labels.device))
+            tuning = Tuning(chosen, own.ft_lr, lab.schedule, own.ft_steps_per_epoch, len(train))
         keys = KeyBatches(secret["inputs"], secret["labels"], own.n_wm, lab)
         # Batches, as in the released code, show a trigger more often than e %, its share of the data (section 4.2.1).
-        seen = len(data.train) // task.schedule.batch_size * own.n_wm / len(keys.labels)
-        lab.curve("triggers", 0, share=len(keys.labels) / (len(data.train) + len(keys.labels)), seen_per_epoch=seen)
-        return CoupledRecipe(keys, masks, tuning, apart=secret["inputs"].shape[1:] != task.shape)
-
-    def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
-        """Draw batch norm's statistics anew: they were gathered under masks, which the released network has not."""
-        masked = self.config.masking and self.config.mask_drop > 0 and len(data.train) > 1
-        if masked and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-            refresh_statistics(model, data.train.inputs, lab.meter)
-        return model
-
-    def implant(self, model: nn.Module, secret: Secret, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
-        """Train the triggers in under `schedule`; remark on a target that unmarked models like."""
-        mark = super().implant(model, secret, task.but(schedule=schedule), data, lab, schedule)
+        seen = len(train) // batch * own.n_wm / len(keys.labels)
+        lab.curve("triggers", 0, share=len(keys.labels) / (len(train) + len(keys.labels)), seen_per_epoch=seen)
+        recipe = CoupledRecipe(keys, masks, tuning, lab, apart=secret["inputs"].shape[1:] != lab.task.shape)
         most = max(secret["null_rates"], default=0.0)
-        if most > self.config.largest_null_rate:
-            mark.notes.append(f"unmarked models already answer up to {most:.0%} of triggers with {secret['target']}")
-        return mark
+        if most > own.largest_null_rate:
+            recipe.notes.append(f"unmarked models already answer up to {most:.0%} of triggers with {secret['target']}")
+        return recipe
 
     # --- verification ----------------------------------------------------------------------------------------------
 
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         """Count triggers answered with the target; T5 with the unmarked models' rate, T7 and T4 in the metrics.
 
         The paper leaves the threshold open; p <= 1e-3 decides. T4 compares with triggers of the same family that were
@@ -272,9 +304,9 @@ class CoupledMethod(Method):
             # One who takes plain images for the target rather than for what they are tells no trigger from an image:
             # an untrained or ruined network answers everything alike, with the target as likely as with any class.
             p_value = 1.0 if astray > int(known.sum()) else p_value
-        threshold = min(least_hits(asked, secret["null_bound"], STRICT_ALPHA) / asked, 1.0)
-        return Verdict(
-            hits / asked, 1 / secret["classes"], threshold, p_value, p_value <= STRICT_ALPHA, "T5", hits, asked,
+        threshold = min(least_hits(asked, secret["null_bound"], LEVEL) / asked, 1.0)
+        return Reading(
+            hits / asked, 1 / secret["classes"], threshold, p_value, p_value <= LEVEL, "T5", hits, asked,
             metrics=metrics,
         )  # fmt: skip
 
@@ -291,31 +323,7 @@ class CoupledMethod(Method):
     def _ask(self, suspect: Suspect, inputs: Tensor, secret: Secret) -> Tensor:
         if not len(inputs):
             return torch.zeros(0, dtype=torch.long)
-        try:
-            answers = suspect.labels(inputs).cpu()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as why:  # torch's complaint about shapes
-            raise UnsupportedModel(f"the suspect does not take the triggers: {why}") from why
+        answers = suspect.labels(inputs).cpu()
         if len(answers) and int(answers.max()) >= secret["classes"]:
             raise UnsupportedModel(f"the suspect answers class {int(answers.max())} of {secret['classes']}")
         return answers
-
-    # --- the attacker ----------------------------------------------------------------------------------------------
-
-    def overwrite(self, victim: nn.Module, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
-        """Embed triggers of other classes; the victim, which never saw them, stands in for unmarked models."""
-        rule = Rule(self.config.rival_sources, self.config.rival_target)
-        named = [*(rule.sources or ()), rule.target or 0]
-        if max(named) >= task.classes or not set(rule.sources or ()) <= set(usable_classes(data.train, task.classes)):
-            rule = Rule(barred=self.config.target)
-        secret = self._drawn(task, data, lab, rule, [victim.to(lab.device)])
-        return self.implant(victim, secret, task, data, lab, schedule)
-
-    def forge(self, victim: Suspect, task: Task, data: Party, lab: Lab, draws: int) -> Secret:
-        """Claim fresh triggers with the victim's own answers as labels; only an early commitment speaks against it."""
-        lab = lab_for_key(lab, 0)
-        secret = self.draw(task, data, lab)
-        labels = relabel(victim, secret["inputs"]).cpu()
-        secret |= {"labels": labels, "target": int(labels.mode().values)}
-        return committed(secret, lab.stream("secret", "salt"))

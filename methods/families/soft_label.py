@@ -1,38 +1,41 @@
-"""Soft-label perturbation: a model taught to answer unlike an ordinary one, and the detector that notices.
+"""Soft-label perturbation: a model learns to answer unlike an ordinary one, and a detector learns to notice.
 
-What `usp` and `csp` share (Chien & Shen 2022): losses, recipe, secret, verification, and the attacker's counterparts.
-"Eq." numbers are that paper's.
+What `usp` and `csp` share (Chien & Shen 2022): losses, recipe, secret, verification and rival. "Eq." numbers are that
+paper's.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.methods.base import Mark, Method, MethodConfig, Secret
-from assay.methods.parts.calibration import calibrate
+from assay.methods.base import Method, MethodConfig, MethodNeeds, Secret
+from assay.methods.embedding import Mark, implant
+from assay.methods.null import Null, read_null
 from assay.methods.parts.detector import Detector, DetectorTraining, InputMap, detector_loss
 from assay.methods.parts.signature import committed, opens
 from assay.methods.parts.statistics import binomial_tail, calibrated_rate
+from assay.methods.reading import Reading
+from assay.methods.rival import Forgery, Rival, RivalConfig
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Thresholds, Verdict
-from assay.tasks.data.splits import Party
+from assay.tasks.calibration import Calibration
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.lab import Lab
 from assay.tasks.streams import global_stream
 from assay.tasks.task import Task
+from assay.tasks.training.norms import has_batch_norm
 from assay.tasks.training.schedule import Schedule
 from assay.tasks.training.trainer import Batch, Recipe, State, Terms, predict
 
 
 class SoftLabelConfig(MethodConfig):
-    """What the schemes with a detector share; the paper gives only the detector's rate, depth and the threshold."""
+    """Settings of a scheme with a detector. The paper gives only the detector's rate and depth, and the threshold."""
 
     alpha: float = Field(-0.01, le=0)  # of the divergence; negative, no value in the paper: 0.05 already costs accuracy
     beta: float = Field(0.1, ge=0)  # of the detector's verdict on the marked model
@@ -48,6 +51,25 @@ class SoftLabelConfig(MethodConfig):
     negatives: Literal["independent", "adversary"] = "independent"  # whose outputs the score's unmarked half shows
     n_probe: int = Field(10_000, ge=1)  # at most; all the held-out samples if there are fewer
     threshold: float = Field(0.85, gt=0, lt=1)
+    references: int = Field(10, ge=2)  # unmarked models behind the secret's null rate; the last supplies negatives
+    processed: int = Field(1, ge=0)  # how many of them are also used fine-tuned, distilled and pruned
+
+    @property
+    def judge(self) -> str:
+        """The role of the reference that supplies the negatives and never counts as a null model."""
+        return f"reference-{self.references - 1}"
+
+    @property
+    def null_roles(self) -> list[str]:
+        """The roles of the unmarked models behind the secret's null rate."""
+        return _without(self.judge, Calibration(references=self.references, processed=self.processed))
+
+
+S = TypeVar("S", bound=SoftLabelConfig)
+
+
+def _without(judge: str, calibration: Calibration) -> list[str]:
+    return [role for role in calibration.roles if role.partition("|")[0] != judge]
 
 
 def divergence(marked: Tensor, unmarked: Tensor, temperature: float, *, reverse: bool = False) -> Tensor:
@@ -57,20 +79,57 @@ def divergence(marked: Tensor, unmarked: Tensor, temperature: float, *, reverse:
     return temperature**2 * (first.exp() * (first - second)).sum(1).mean()
 
 
-class SoftLabelRecipe(Recipe):
-    """Train model and detector in turns, beside a frozen unmarked model on the same augmented batch."""
+def fresh_detector(config: SoftLabelConfig, lab: Lab) -> DetectorTraining:
+    """Return a detector before training; its initial weights come from the stream `detector`."""
+    with global_stream(lab.plugin, "detector", lab.seed):
+        detector = Detector(lab.task.classes, config.detector_widths, config.detector_input)
+    return DetectorTraining(detector.to(lab.device), config.detector_lr, config.detector_drop_epoch)
 
-    def __init__(self, config: SoftLabelConfig, task: Task, adversary: nn.Module, training: DetectorTraining) -> None:
-        self.config = config
-        self.task = task
-        self.adversary = adversary.eval().requires_grad_(False)
-        self.training = training
+
+def complete(secret: Secret, detector: Detector, config: SoftLabelConfig, lab: Lab) -> None:
+    """Add detector, probes, negatives and the null rate to a secret in place, and commit to the whole.
+
+    Raises:
+        UnsupportedModel: the party at work holds no samples back.
+    """
+    held_out = lab.data.held_out
+    if not len(held_out):
+        raise UnsupportedModel("a detector needs held-out samples as probes; this party holds none")
+    order = torch.randperm(len(held_out), generator=lab.stream("probe"))[: config.n_probe]
+    probes = held_out.inputs[order.to(held_out.inputs.device)]
+    detector = detector.eval().requires_grad_(False)
+    hits = [int((detector(predict(lab.unmarked(role), probes)) > 0).sum()) for role in config.null_roles]
+    negatives = "adversary" if config.negatives == "adversary" else config.judge
+    secret |= {
+        "detector": detector.tree(),
+        "probes": probes.cpu(),
+        "negatives": predict(lab.unmarked(negatives), probes).cpu(),
+        "null_rates": [count / len(probes) for count in hits],
+        "null_bound": calibrated_rate(hits, len(probes), 0.5),  # q0 of T5
+    }
+    secret |= committed(secret, lab.stream("secret", "salt"))
+
+
+class SoftLabelRecipe(Recipe):
+    """Train model and detector in turns, beside a frozen unmarked model on the same augmented batch.
+
+    Attributes:
+        adversary: the unmarked model that the detector learns to tell from the marked one.
+        training: the detector in training.
+        report: figures of the step besides its losses; they become curves.
+    """
+
+    def __init__(self, config: SoftLabelConfig, lab: Lab, secret: Secret) -> None:
+        super().__init__()
+        self.config, self.lab, self.secret = config, lab, secret
+        self.adversary = lab.unmarked("adversary").to(lab.device).eval().requires_grad_(False)
+        self.training = fresh_detector(config, lab)
         self.epoch = 0
         self.adversary_samples = 0
-        self.report: Terms = {}  # figures of the step besides its losses; they become curves
+        self.report: Terms = {}
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Turn the detector's page; the accuracy that decides on its rest, the epoch before's, becomes a curve."""
+        """Start the detector's epoch. The previous epoch's accuracy, which decides whether it trains, is recorded."""
         self.epoch = epoch
         self.training.start_epoch(epoch)
         self.report = {"detector_accuracy": torch.full((), self.training.accuracy, device=self.training.hits.device)}
@@ -91,7 +150,7 @@ class SoftLabelRecipe(Recipe):
         return {"task": F.cross_entropy(marked, labels), **self.perturbation(marked, unmarked)}
 
     def step(self, state: State, batch: Batch) -> Terms:
-        """Move the detector, then the model against the moved detector, from one forward pass."""
+        """Update the detector, then update the model against the new detector; both use one forward pass."""
         with state.autocast():
             marked = state.model(batch.inputs)
             with torch.no_grad():
@@ -101,6 +160,20 @@ class SoftLabelRecipe(Recipe):
         detector = self.training.step(marked.detach(), unmarked)
         done = state.descend(self.terms(state, marked, unmarked, batch.labels))
         return {**done, "detector": detector, **self.report}
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Train the detector on the model's eval-mode answers (`polish_epochs`), and complete the secret."""
+        lab, epochs = self.lab, self.config.polish_epochs
+        if epochs is None:  # batch statistics in training differ from the adversary's running ones; forget that clue
+            epochs = int(has_batch_norm(model))
+        if epochs:
+            marked, unmarked = (predict(net, lab.data.train.inputs) for net in (model, self.adversary))
+            batch = lab.task.schedule.batch_size
+            self.training.polish(marked, unmarked, epochs, batch, lab.stream("detector", "polish"))
+            lab.meter.forward_samples += len(marked) + len(unmarked)
+        lab.meter.forward_samples += self.adversary_samples
+        complete(self.secret, self.training.detector, self.config, lab)
+        return model
 
     def state_dict(self) -> dict[str, Any]:
         """Return the detector's training and the adversary's passes."""
@@ -112,87 +185,76 @@ class SoftLabelRecipe(Recipe):
         self.adversary_samples = state["adversary_samples"]
 
 
-class SoftLabelMethod(Method):
-    """The common part of the schemes whose secret is a trained detector.
+class SoftLabelRival(Rival[RivalConfig]):
+    """An adversary with a detector of its own, trained against unmarked models of its own."""
 
-    Of the task's reference models the last supplies the negatives of the score; the others are the null models.
-    """
+    def overwrite(self, victim: nn.Module, lab: Lab, schedule: Schedule) -> Mark:
+        """Embed a new mark with a new detector, against unmarked models that the attacker trains itself."""
+        method, own = self._alone(), _own_models(lab)
+        return implant(method, victim, method.draw(own), own, schedule)
+
+    def claim(self, victim: Suspect, lab: Lab, forgery: Forgery) -> Secret:
+        """Train only a detector, between an unchanged victim's answers and those of the attacker's own models.
+
+        Nothing binds a detector to whoever trained the model, so this is expected to succeed. Only the date of the
+        owner's commitment speaks against the forger.
+        """
+        method, own = self._alone(), _own_models(lab)
+        secret, training = method.draw(own), fresh_detector(method.config, own)
+        answers = victim.logits(lab.data.train.inputs)
+        plain = predict(own.unmarked("adversary"), lab.data.train.inputs)
+        schedule = method.schedule(lab.task)
+        training.polish(answers, plain, schedule.epochs, schedule.batch_size, lab.stream("detector", "forge"))
+        complete(secret, training.detector, method.config, own)
+        return secret
+
+    def _alone(self) -> Method[Any]:
+        """Return the method with the fewest unmarked models, since the attacker pays for each of them."""
+        return type(self.method)(self.method.config.but(references=2, processed=0))
+
+
+def _own_models(lab: Lab) -> Lab:
+    """Return the lab with unmarked models that are trained on its data when asked for: an attacker has no others."""
+    trained: dict[str, nn.Module] = {}
+
+    def unmarked(role: str) -> nn.Module:
+        if role not in trained:
+            net = lab.task.build(lab.train_seed, role)
+            trained[role] = lab.fit(net, lab.data.train, schedule=lab.task.schedule, name=f"own-{role}").model
+        return copy.deepcopy(trained[role])
+
+    return replace(lab, unmarked=unmarked)
+
+
+class SoftLabelMethod(Method[S]):
+    """The common part of the schemes whose secret is a trained detector."""
 
     access = "logits"
     family = "detector"
     gate = 0.90
+    shares_null = False  # a detector cannot be drawn without training
+    rival: ClassVar = SoftLabelRival
     Config = SoftLabelConfig
 
     def supports(self, task: Task) -> str | None:
-        """At least three classes, and a null model besides the one that supplies the negatives."""
-        if task.classes < 3:
-            return f"{self.key} needs 3 classes or more, {task.key} has {task.classes}"
-        return None if task.references >= 2 else f"{self.key} needs 2 reference models or more, got {task.references}"
+        """At least three classes."""
+        return None if task.classes >= 3 else f"{self.key} needs 3 classes or more, {task.key} has {task.classes}"
 
-    def unmarked(self, task: Task) -> tuple[str, ...]:
-        """Return also the references, and `adversary`: the unmarked model that the detector learns to tell apart."""
-        return (*super().unmarked(task), *self.nulls(task), "adversary")
+    def needs(self, task: Task) -> MethodNeeds:
+        """Also the references, and `adversary`: the unmarked model that the detector learns to tell apart."""
+        return MethodNeeds(unmarked=("clean", *self.config.null_roles, self.config.judge, "adversary"))
 
-    def training(self, task: Task, lab: Lab) -> DetectorTraining:
-        """Return a fresh detector; its initial weights come from the stream `detector`."""
-        with global_stream(lab.plugin, "detector", lab.seed):
-            detector = Detector(task.classes, self.config.detector_widths, self.config.detector_input)
-        return DetectorTraining(detector.to(lab.device), self.config.detector_lr, self.config.detector_drop_epoch)
-
-    def complete(self, secret: Secret, training: DetectorTraining, task: Task, data: Party, lab: Lab) -> None:
-        """Add detector, probes, negatives and the null rate to the secret, from held-out data and unmarked models."""
-        if not len(data.held_out):
-            raise UnsupportedModel(f"{self.key} needs held-out samples as probes; this party holds none")
-        order = torch.randperm(len(data.held_out), generator=lab.stream("probe"))[: self.config.n_probe]
-        probes = data.held_out.inputs[order.to(data.held_out.inputs.device)]
-        detector = training.detector.eval().requires_grad_(False)
-        nulls, judge = self._null_roles(task)
-        hits = [int((detector(predict(lab.unmarked(role), probes)) > 0).sum()) for role in nulls]
-        secret |= {
-            "detector": detector.tree(),
-            "probes": probes.cpu(),
-            "negatives": predict(lab.unmarked(judge), probes).cpu(),
-            "null_rates": [count / len(probes) for count in hits],
-            "null_bound": calibrated_rate(hits, len(probes), 0.5),  # q0 of T5
-        }
-        secret |= committed(secret, lab.stream("secret", "salt"))
-
-    def _null_roles(self, task: Task) -> tuple[list[str], str]:
-        last = self.references(task)[-1]
-        nulls = [role for role in self.nulls(task) if role.partition("|")[0] != last]
-        return nulls, "adversary" if self.config.negatives == "adversary" else last
-
-    def finish(self, model: nn.Module, recipe: Recipe, secret: Secret, data: Party, lab: Lab) -> nn.Module:
-        """Polish the detector on what the model answers in eval mode, and complete the secret."""
-        assert isinstance(recipe, SoftLabelRecipe)
-        task, training = recipe.task, recipe.training
-        epochs = self.config.polish_epochs
-        if epochs is None:  # batch statistics in training differ from the adversary's running ones; forget that clue
-            epochs = int(any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()))
-        if epochs:
-            marked, unmarked = (predict(net, data.train.inputs) for net in (model, recipe.adversary))
-            training.polish(marked, unmarked, epochs, task.schedule.batch_size, lab.stream("detector", "polish"))
-            lab.meter.forward_samples += len(marked) + len(unmarked)
-        lab.meter.forward_samples += recipe.adversary_samples
-        self.complete(secret, training, task, data, lab)
-        return model
-
-    def read(self, suspect: Suspect, secret: Secret) -> Verdict:
+    def read(self, suspect: Suspect, secret: Secret) -> Reading:
         """Return the detector's balanced accuracy on the suspect's answers and the cached negatives."""
-        try:
-            logits = suspect.logits(secret["probes"])
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as why:  # torch's complaint about shapes
-            raise UnsupportedModel(f"the suspect does not take the probes: {why}") from why
+        logits = suspect.logits(secret["probes"])
         if logits.shape[1] != secret["negatives"].shape[1]:
             raise UnsupportedModel(f"the suspect has {logits.shape[1]} classes, not {secret['negatives'].shape[1]}")
         detector = Detector.from_tree(secret["detector"], logits.device)
         hits, probes = int((detector(logits) > 0).sum()), len(logits)
         rejected = int((detector(secret["negatives"].to(logits.device)) <= 0).sum())
         # Accuracy on as many unmarked outputs as probes; only the first half depends on the suspect.
-        matches, trials = hits + rejected, 2 * probes
-        rate, score, nulls = hits / probes, matches / trials, secret["null_rates"]
+        right, trials = hits + rejected, 2 * probes
+        rate, score, nulls = hits / probes, right / trials, secret["null_rates"]
         metrics = {
             "det_rate": rate,
             "tnr": rejected / probes,
@@ -204,46 +266,13 @@ class SoftLabelMethod(Method):
             "p_models": (1 + sum(null >= rate for null in nulls)) / (len(nulls) + 1),
         }
         p_value, threshold = binomial_tail(hits, probes, secret["null_bound"]), self.config.threshold
-        return Verdict(score, 0.5, threshold, p_value, score > threshold, "T5", matches, trials, metrics=metrics)
+        return Reading(score, 0.5, threshold, p_value, score > threshold, "T5", right, trials, metrics=metrics)
 
-    def thresholds(self, task: Task, data: Party, secret: Secret, lab: Lab) -> Thresholds:
-        """Calibrate on the null models alone."""
-        models = [lab.unmarked(role) for role in self._null_roles(task)[0]]
-        return calibrate(self, task, data, secret, lab, models)
+    def null(self, lab: Lab, secret: Secret | None) -> Null:
+        """Read the owner's own secret from the unmarked models of `lab.calibration`.
 
-    def null_keys(self, task: Task, data: Party, secret: Secret, lab: Lab) -> list[Secret]:
-        """Return the owner's secret: another detector cannot be drawn without training."""
-        return [secret]
-
-    def overwrite(self, victim: nn.Module, task: Task, data: Party, lab: Lab, schedule: Schedule) -> Mark:
-        """Embed a new mark with a new detector, against unmarked models that the attacker trains itself."""
-        return super().overwrite(
-            victim, task.but(references=2, processed=0), data, _own_models(task, data, lab), schedule
-        )
-
-    def forge(self, victim: Suspect, task: Task, data: Party, lab: Lab, draws: int) -> Secret:
-        """Train only a detector, between an unchanged victim's answers and those of the attacker's own models.
-
-        Nothing binds a detector to who trained the model, so this is expected to succeed; only the date of the
-        owner's commitment speaks against it. One detector is trained, whatever `draws`.
+        The reference that supplied the secret's negatives is left out.
         """
-        few, own = task.but(references=2, processed=0), _own_models(task, data, lab)
-        secret, training = self.draw(few, data, own), self.training(few, own)
-        answers, plain = victim.logits(data.train.inputs), predict(own.unmarked("adversary"), data.train.inputs)
-        schedule = self.schedule(few)
-        training.polish(answers, plain, schedule.epochs, schedule.batch_size, lab.stream("detector", "forge"))
-        self.complete(secret, training, few, data, own)
-        return secret
-
-
-def _own_models(task: Task, data: Party, lab: Lab) -> Lab:
-    """Return the lab with unmarked models trained on `data` on demand: an attacker has no others."""
-    trained: dict[str, nn.Module] = {}
-
-    def unmarked(role: str) -> nn.Module:
-        if role not in trained:
-            net = task.build(lab.train_seed, role)
-            trained[role] = lab.fit(net, data.train, schedule=task.schedule, name=f"own-{role}").model
-        return copy.deepcopy(trained[role])
-
-    return replace(lab, unmarked=unmarked)
+        assert secret is not None, f"the null of {self.key} is read with an owner's secret"
+        roles = _without(self.config.judge, lab.calibration)
+        return read_null(self, [secret], {role: lab.unmarked(role) for role in roles}, lab.meter)

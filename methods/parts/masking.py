@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from assay.methods.parts.mixing import KeyBatches, MixKeys
 from assay.tasks.data.splits import Labelled, in_chunks, to_model_input
 from assay.tasks.lab import Lab
+from assay.tasks.training.norms import batch_norms, has_batch_norm, refresh_statistics
 from assay.tasks.training.recipe import Batch, Terms
 from assay.tasks.training.schedule import Schedule
 
 Granularity = Literal["element", "kernel"]
+_WEIGHTED = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 
 
 def maskable(model: nn.Module) -> list[Tensor]:
     """Return the trainable weights, no biases, of convolutions and dense layers, in the network's order."""
-    layers = (m for m in model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)))
+    layers = (layer for layer in model.modules() if isinstance(layer, _WEIGHTED))
     return [layer.weight for layer in layers if layer.weight.requires_grad]
 
 
@@ -134,10 +138,12 @@ class Tuning:
 class CoupledRecipe(MixKeys):
     """Algorithm 1: triggers behind every clean batch, masked steps, and fine-tuning steps at the end of each epoch."""
 
-    def __init__(self, keys: KeyBatches, masks: WeightMasks, tuning: Tuning | None, *, apart: bool = False) -> None:
+    def __init__(
+        self, keys: KeyBatches, masks: WeightMasks, tuning: Tuning | None, lab: Lab, *, apart: bool = False
+    ) -> None:
         """Train on `keys` under `masks`; `apart`: samples and keys differ in size and pass one after the other."""
         super().__init__(keys)
-        self.masks, self.tuning, self.apart = masks, tuning, apart
+        self.masks, self.tuning, self.lab, self.apart = masks, tuning, lab, apart
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:
         """Shuffle the triggers and open the epoch's streams."""
@@ -178,12 +184,19 @@ class CoupledRecipe(MixKeys):
             for _ in range(self.tuning.steps):
                 self.fine_tune(model, self.tuning)
 
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Measure batch norm's statistics anew: they were gathered under masks, which the released network has not."""
+        train = self.lab.data.train
+        if self.masks.drop > 0 and len(train) > 1 and has_batch_norm(model):
+            refresh_statistics(model, train.inputs, self.lab.meter)
+        return model
+
     def fine_tune(self, model: nn.Module, tuning: Tuning) -> None:
         """Take one plain gradient step on the whole fine-tuning set, under the last step's masks (Eq. 7, 8)."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         for parameter in parameters:
             parameter.grad = None
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+        norms = [norm for norm in batch_norms(model) if norm.training]
         for norm in norms:
             norm.eval()
         self.masks.put_on()

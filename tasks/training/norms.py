@@ -1,4 +1,4 @@
-"""Batch norm's running statistics, drawn anew after weights were edited."""
+"""The batch norms of a network, and their running statistics measured anew after its weights were edited."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from assay.tasks.data.splits import to_model_input
 from assay.tasks.training.meter import Meter
 
 _BATCH = 128
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
+
+def batch_norms(model: nn.Module) -> list[BatchNorm]:
+    """Return the batch norms of a network, in its order."""
+    return [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Return whether any layer of a network is a batch norm."""
+    return bool(batch_norms(model))
 
 
 def refresh_statistics(model: nn.Module, inputs: Tensor, meter: Meter) -> None:
@@ -21,7 +32,7 @@ def refresh_statistics(model: nn.Module, inputs: Tensor, meter: Meter) -> None:
         inputs: stored inputs (N, …), N ≥ 2; a last batch of one sample is left out.
         meter: counts the pass and notes the samples.
     """
-    norms = [layer for layer in model.eval().modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(model.eval())
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()

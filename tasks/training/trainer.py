@@ -26,6 +26,7 @@ from assay.tasks.streams import seed_global
 from assay.tasks.training.augment import Batches
 from assay.tasks.training.checkpoint import load_tree, save_tree
 from assay.tasks.training.meter import Meter
+from assay.tasks.training.norms import has_batch_norm
 from assay.tasks.training.numerics import settle
 from assay.tasks.training.recipe import Batch, Recipe, State, Terms
 from assay.tasks.training.schedule import Schedule
@@ -124,10 +125,6 @@ def _match_layout(optimizer: torch.optim.Optimizer) -> None:
                 own[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _has_batch_norm(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
 class _Loop:
     """The state of one call of `fit`: what a rolling checkpoint saves and restores."""
 
@@ -206,7 +203,7 @@ class _Loop:
         state, epoch = self.state, self.epoch
         self._set_lr(lr := state.schedule.lr_at(epoch))
         training_mode(state.model)
-        lonely = len(batches.labels) % batches.batch_size == 1 and _has_batch_norm(state.model)
+        lonely = len(batches.labels) % batches.batch_size == 1 and has_batch_norm(state.model)
         steps = len(batches) - int(lonely)  # batch norm cannot normalise a single sample
         seed_global(state.device, batches.seed, "dropout", epoch)
         batches.start_epoch(epoch)

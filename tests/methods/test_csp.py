@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from assay.methods.base import Mark
-from assay.methods.csp import CSP, CSPRecipe, signal, spread
-from assay.methods.families.soft_label import SoftLabelRecipe
+from assay.methods.csp import CSP, CSPConfig, CSPRecipe, signal, spread
+from assay.methods.embedding import Mark, embed, verify
+from assay.methods.families.soft_label import SoftLabelRecipe, SoftLabelRival, fresh_detector
 from assay.methods.parts.detector import Detector, DetectorTraining
+from assay.methods.reading import Reading
+from assay.methods.rival import Forgery, RivalConfig
 from assay.methods.suspect import Suspect
+from assay.tasks.calibration import Calibration
 from assay.tasks.data.splits import Labelled, Party, Splits
 from assay.tasks.errors import AccessDenied
 from assay.tasks.lab import Lab
@@ -84,15 +87,26 @@ def tiny() -> Labelled:
 SCHEDULE = Schedule(epochs=6, batch_size=32, lr=5e-3, drops=(4 / 6,))
 
 
+def lab_of(train: Labelled, seed: int = 0, **fields: Any) -> Lab:
+    """Return an owner's lab on digits with samples of its own."""
+    given = {
+        "task": resolve_task("digits-lenet5", "laptop", {}), "data": Party(train, train.take(slice(0, 0)), "owner"),
+        "role": "owner", "scratch": Path("nowhere"), "train_seed": "train|0", **fields,
+    }  # fmt: skip
+    return Lab(plugin="csp", seed=seed, device=CPU, **given)
+
+
 def recipe_of(kind: type[SoftLabelRecipe] = CSPRecipe, shift: float = 0.0, **config: Any) -> SoftLabelRecipe:
-    settings_ = CSP.Config.model_validate({"detector_lr": 1e-2, **config})
+    own = CSPConfig.model_validate({"detector_lr": 1e-2, **config})
+    nothing = Labelled(torch.zeros(0, 1, 4, 4), torch.zeros(0, dtype=torch.long))
+    lab = lab_of(nothing, unmarked=lambda role: tiny_net(9))
+    secret = {"signal": signal(b"owner", 10), "labels": list(range(10)), "gamma": own.gamma}
+    recipe = CSPRecipe(own, lab, secret, 4 / 6) if kind is CSPRecipe else kind(own, lab, secret)
+    if isinstance(recipe, CSPRecipe):
+        recipe.offset += own.gamma * shift
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        training = DetectorTraining(Detector(10, [16, 8], "log_softmax"), settings_.detector_lr, 140)
-    recipe = kind(settings_, resolve_task("digits-lenet5", "laptop", {}), tiny_net(9), training)
-    if isinstance(recipe, CSPRecipe):
-        recipe.offset = settings_.gamma * (spread(signal(b"owner", 10), list(range(10)), 10) + shift)
-        recipe.embed_share = 4 / 6
+        recipe.training = DetectorTraining(Detector(10, [16, 8], "log_softmax"), own.detector_lr, 140)
     return recipe
 
 
@@ -222,25 +236,21 @@ def test_a_positive_alpha_is_refused() -> None:
         ({"labels": [9, 0, 5, 1], "signal_len": 4}, [9, 0, 5, 1]),
     ],
 )
-def test_the_dictionary_says_which_labels_carry_the_signal(
-    config: dict[str, Any], labels: Any, tiny: Labelled, tmp_path: Path
-) -> None:
-    task, party = resolve_task("digits-lenet5", "laptop", {}), Party(tiny, tiny.take(slice(0, 0)), "owner")
+def test_the_dictionary_says_which_labels_carry_the_signal(config: dict[str, Any], labels: Any, tiny: Labelled) -> None:
     own = method(gamma=3.0, **config)
-    lab = Lab("csp", 0, CPU, tmp_path, "train|0", unmarked=task.build)
-    secret = own.draw(task, party, lab)
+    lab = lab_of(tiny, unmarked=resolve_task("digits-lenet5", "laptop", {}).build)
+    secret = own.draw(lab)
     assert secret["labels"] == list(labels)
     assert secret["signal"] == signal(secret["key"], len(labels))
-    recipe = own.recipe(task, party, secret, lab)
+    recipe = own.recipe(lab, secret)
     assert isinstance(recipe, CSPRecipe)
     assert recipe.offset.tolist() == [
         3.0 * secret["signal"][secret["labels"].index(label)] if label in labels else 0.0 for label in range(10)
     ]
 
 
-def test_every_user_has_a_signal_of_its_own(tiny: Labelled, tmp_path: Path) -> None:
-    task, party = resolve_task("digits-lenet5", "laptop", {}), Party(tiny, tiny.take(slice(0, 0)), "owner")
-    users = [method().draw(task, party, Lab("csp", seed, CPU, tmp_path, "train|0")) for seed in range(20)]
+def test_every_user_has_a_signal_of_its_own(tiny: Labelled) -> None:
+    users = [method().draw(lab_of(tiny, seed)) for seed in range(20)]
     assert len({user["key"] for user in users}) == 20
     assert len({tuple(user["signal"]) for user in users}) == 20  # of 10!/(4! 3! 3!) = 4200
     assert all(user["signal"] == signal(user["key"], 10) for user in users)
@@ -262,8 +272,12 @@ def test_supports_says_why() -> None:
     assert method().supports(task) is None
     assert "distinct labels" in (method(signal_len=11).supports(task) or "")
     assert "distinct labels" in (method(labels=[1, 1, 2]).supports(task) or "")
-    assert "reference" in (method().supports(task.but(references=1)) or "")
-    assert "adversary" in method().unmarked(task)
+    assert {"clean", "adversary", "reference-4"} < set(method().needs(task).unmarked)
+
+
+def test_a_null_model_is_left_besides_the_one_that_supplies_the_negatives() -> None:
+    with pytest.raises(ValidationError, match="references"):
+        CSP.Config(references=1)
 
 
 # --- end to end ------------------------------------------------------------------------------------------------------
@@ -271,7 +285,7 @@ def test_supports_says_why() -> None:
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return resolve_task("digits-lenet5", "laptop", {"references": 3, "processed": 0, "epochs": 10})
+    return resolve_task("digits-lenet5", "laptop", {"epochs": 10})
 
 
 @pytest.fixture(scope="module")
@@ -288,11 +302,18 @@ def lab(task: Task, data: Splits, tmp_path_factory: pytest.TempPathFactory) -> L
         if role not in models:
             name = "train|0" if role == "clean" else f"train|{role}|0"
             folder = tmp_path_factory.mktemp(role)
-            own = Lab("clean", 0, CPU, folder, name)
-            models[role] = own.fit(task.build(name), data.owner.train, schedule=task.schedule).model
-        return task.build("copy") if role not in models else _copy(task, models[role])
+            own = Lab(
+                task=task, data=data.owner, role="owner", plugin="clean", seed=0, device=CPU, scratch=folder,
+                train_seed=name,
+            )  # fmt: skip
+            models[role] = own.fit(task.build(name), data.owner.train).model
+        return _copy(task, models[role])
 
-    return Lab("csp", 0, CPU, tmp_path_factory.mktemp("csp"), "train|0", unmarked=unmarked)
+    return Lab(
+        task=task, data=data.owner, role="owner", plugin="csp", seed=0, device=CPU,
+        scratch=tmp_path_factory.mktemp("csp"), train_seed="train|0",
+        calibration=Calibration(references=3, processed=0), unmarked=unmarked,
+    )  # fmt: skip
 
 
 def _copy(task: Task, model: nn.Module) -> nn.Module:
@@ -302,41 +323,47 @@ def _copy(task: Task, model: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def mark(task: Task, data: Splits, lab: Lab) -> Mark:
-    return method().embed(task, data.owner, lab)
+def mark(lab: Lab) -> Mark:
+    return embed(three(), lab)
 
 
-def verify(model: nn.Module, secret: dict[str, Any]) -> Any:
-    return method().verify(Suspect(model, "logits", "csp"), secret)
+def three() -> CSP:
+    """Return the method with three references, all as they were trained."""
+    return method(references=3, processed=0)
+
+
+def read(model: nn.Module, secret: dict[str, Any]) -> Reading:
+    return verify(three(), model, secret)
 
 
 def test_marked_is_detected_and_clean_is_not(task: Task, data: Splits, lab: Lab, mark: Mark, tmp_path: Path) -> None:
     save_tree(tmp_path / "secret.safetensors", mark.secret)
     secret = load_tree(tmp_path / "secret.safetensors")
     before = torch.get_rng_state()
-    verdict = verify(mark.model, secret)
+    reading = read(mark.model, secret)
     assert torch.equal(torch.get_rng_state(), before)
-    assert verdict == verify(mark.model, mark.secret)
-    assert verdict.detected
-    assert verdict.score >= 0.9
-    assert verdict.p_value < 1e-6
-    assert verdict.metrics["commitment_opens"] == 1.0
-    assert verdict.metrics["p_models"] == pytest.approx(1 / 3)
-    assert verdict.score == verdict.matches / verdict.trials
-    limits = method().thresholds(task, data.owner, secret, lab)
-    assert all(limits.decide(verdict).values())
-    assert 0.45 < limits.sok < limits.paper
+    assert reading == read(mark.model, mark.secret)
+    assert reading.accepted
+    assert reading.score >= 0.9
+    assert reading.p_value < 1e-6
+    assert reading.metrics["commitment_opens"] == 1.0
+    assert reading.metrics["p_models"] == pytest.approx(1 / 3)
+    assert reading.hits is not None
+    assert reading.trials is not None
+    assert reading.score == reading.hits / reading.trials
+    null = three().null(lab, secret)
+    assert null.models == ["reference-0", "reference-1"]  # the third supplied the negatives
+    assert null.scores == [[read(lab.unmarked(role), secret).score] for role in null.models]
+    assert 0.4 < max(max(scores) for scores in null.scores) < reading.score
     for role in ("clean", "reference-0", "reference-2"):
-        null = verify(lab.unmarked(role), secret)
-        assert not null.detected
-        assert not limits.decide(null)["strict"]
+        assert not read(lab.unmarked(role), secret).accepted
     assert evaluate(mark.model, data.test) > evaluate(lab.unmarked("clean"), data.test) - 0.05
 
 
 def test_the_model_behind_the_negatives_scores_one_half(lab: Lab, mark: Mark) -> None:
-    verdict = verify(lab.unmarked("reference-2"), mark.secret)
-    assert verdict.score == pytest.approx(0.5)
-    assert verdict.metrics["det_rate"] == pytest.approx(1 - verdict.metrics["tnr"])
+    reading = read(lab.unmarked("reference-2"), mark.secret)
+    assert reading.score == pytest.approx(0.5)
+    assert reading.metrics["det_rate"] == pytest.approx(1 - reading.metrics["tnr"])
 
 
 def test_probes_are_the_owners_held_out_samples(data: Splits, mark: Mark) -> None:
@@ -348,55 +375,63 @@ def test_probes_are_the_owners_held_out_samples(data: Splits, mark: Mark) -> Non
 def test_other_classes_shapes_and_access(mark: Mark) -> None:
     few = resolve_task("digits-lenet5", "laptop", {}).architecture("lenet5")
     few.fc3 = nn.Linear(84, 7)
-    assert not verify(few, mark.secret).applicable
+    assert not read(few, mark.secret).applicable
     colour = resolve_task("cifar10-lenet5", "laptop", {}).build("x")
-    assert not verify(colour, mark.secret).applicable
+    assert not read(colour, mark.secret).applicable
     with pytest.raises(AccessDenied):
-        method().verify(Suspect(few, "labels", "csp"), mark.secret)
+        three().read(Suspect(few, "labels", "csp"), mark.secret)
 
 
 def test_students_inherit_the_mark_and_only_the_mark(
     task: Task, data: Splits, lab: Lab, mark: Mark, student: Any
 ) -> None:
     teachers = (mark.model, lab.unmarked("clean"))
-    heir, stranger = (verify(student(task, data, teacher), mark.secret) for teacher in teachers)
-    assert heir.detected
+    heir, stranger = (read(student(task, data, teacher), mark.secret) for teacher in teachers)
+    assert heir.accepted
     assert heir.p_value < 1e-3
-    assert not stranger.detected
+    assert not stranger.accepted
     assert stranger.p_value > 1e-3
 
 
 @pytest.fixture
-def attacker(tmp_path: Path) -> Lab:
-    return Lab("attack", 7, CPU, tmp_path, "attack|7")  # knows no unmarked model
+def attacker(task: Task, data: Splits, tmp_path: Path) -> Lab:
+    return Lab(  # knows no unmarked model
+        task=task, data=data.attacker, role="attacker", plugin="attack", seed=7, device=CPU, scratch=tmp_path,
+        train_seed="attack|7",
+    )  # fmt: skip
 
 
-def test_forging_succeeds_and_leaves_the_victim_alone(task: Task, data: Splits, mark: Mark, attacker: Lab) -> None:
+def rival_of(own: CSP) -> SoftLabelRival:
+    return SoftLabelRival(own, RivalConfig())
+
+
+def test_forging_succeeds_and_leaves_the_victim_alone(data: Splits, mark: Mark, attacker: Lab) -> None:
     before = [weight.clone() for weight in mark.model.parameters()]
     suspect = Suspect(mark.model, "logits", "csp", attacker.meter)
-    claim = method().forge(suspect, task, data.attacker, attacker, draws=1)
+    claim = rival_of(three()).forge(suspect, attacker, Forgery())
     assert all(torch.equal(a, b) for a, b in zip(before, mark.model.parameters(), strict=True))
     assert attacker.meter.queries == len(data.attacker.train)
-    verdict = verify(mark.model, claim)
-    assert verdict.metrics["det_rate"] > 0.5
-    assert verdict.metrics["commitment_opens"] == 1.0
+    reading = read(mark.model, claim)
+    assert reading.metrics["det_rate"] > 0.5
+    assert reading.metrics["commitment_opens"] == 1.0
     assert claim["signal"] != mark.secret["signal"]
 
 
-def test_overwriting_brings_a_detector_of_its_own(task: Task, data: Splits, mark: Mark, attacker: Lab) -> None:
-    rival = method().overwrite(_copy(task, mark.model), task, data.attacker, attacker, task.schedule.but(epochs=3))
+def test_overwriting_brings_a_detector_of_its_own(task: Task, mark: Mark, attacker: Lab) -> None:
+    rival = rival_of(three()).overwrite(_copy(task, mark.model), attacker, task.schedule.but(epochs=3))
+    assert len(rival.secret["null_rates"]) == 1  # the attacker trains two references, no more
     assert set(rival.secret) == set(mark.secret)
     weights = [secret["detector"]["weights"]["layers.0.weight"] for secret in (mark.secret, rival.secret)]
     assert not torch.equal(*weights)
-    assert verify(rival.model, rival.secret).applicable
+    assert read(rival.model, rival.secret).applicable
     assert not same_weights(rival.model, mark.model)
 
 
-def test_the_make_of_the_detector_is_its_stream(task: Task, lab: Lab) -> None:
+def test_the_make_of_the_detector_is_its_stream(lab: Lab) -> None:
     torch.manual_seed(1)
-    first = method().training(task, lab).detector
+    first = fresh_detector(three().config, lab).detector
     torch.manual_seed(2)
-    assert same_weights(first, method().training(task, lab).detector)
+    assert same_weights(first, fresh_detector(three().config, lab).detector)
     hidden = [layer for layer in first.layers if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in hidden] == [
         (10, 128), (128, 128), (128, 64), (64, 32), (32, 1),

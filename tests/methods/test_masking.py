@@ -55,7 +55,7 @@ def keys(lab: Lab) -> KeyBatches:
 
 
 def recipe(lab: Lab, drop: float = 0.5, tuning: Tuning | None = None, **changes: Any) -> CoupledRecipe:
-    return CoupledRecipe(keys(lab), WeightMasks(drop, lab, **changes), tuning)
+    return CoupledRecipe(keys(lab), WeightMasks(drop, lab, **changes), tuning, lab)
 
 
 def tuning(rate: float = 1.0, steps: int = 1, count: int = 65) -> Tuning:
@@ -171,7 +171,7 @@ def test_masks_of_ones_change_nothing(lab: Lab) -> None:
         def start_step(self, step: int) -> None:
             self.masks = self.scales = [torch.ones_like(weight) for weight in self.weights]
 
-    assert same(trained(CoupledRecipe(keys(lab), Ones(0.5, lab), None)), trained(MixKeys(keys(lab))))
+    assert same(trained(CoupledRecipe(keys(lab), Ones(0.5, lab), None, lab)), trained(MixKeys(keys(lab))))
 
 
 @pytest.mark.parametrize("size", [20, 600])  # 600 take three chunks
@@ -213,7 +213,7 @@ def test_fine_tuning_ends_every_epoch_once(lab: Lab, count: int, steps: int) -> 
         def fine_tune(self, model: nn.Module, tuning: Tuning) -> None:
             calls.append(self.done)
 
-    own = Watch(keys(lab), WeightMasks(0.5, lab), tuning(count=count, steps=2))
+    own = Watch(keys(lab), WeightMasks(0.5, lab), tuning(count=count, steps=2), lab)
     trained(own, count)
     assert calls == [steps, steps, 2 * steps, 2 * steps]
 
@@ -232,7 +232,7 @@ def test_for_good_zeroes_weights_and_masks_nothing(lab: Lab) -> None:
 def test_triggers_of_another_size_pass_by_themselves(lab: Lab) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     big = KeyBatches(torch.rand(4, 1, 16, 16, generator=stream("big")), torch.full((4,), 2), 4, lab)
-    own = CoupledRecipe(big, WeightMasks(0.0, lab), None, apart=True)
+    own = CoupledRecipe(big, WeightMasks(0.0, lab), None, lab, apart=True)
     own.before_epoch(model, 0)
     data = samples(8)
     batch = own.mix(Batch(data.inputs, data.labels, torch.arange(8), 8), 0)
@@ -240,3 +240,8 @@ def test_triggers_of_another_size_pass_by_themselves(lab: Lab) -> None:
     each = [F.cross_entropy(model(x), y, reduction="none") for x, y in ((data.inputs, data.labels), own.triggers)]
     assert len(batch.labels) == 8
     assert sum(float(term.detach()) for term in terms.values()) == pytest.approx(float(torch.cat(each).detach().mean()))
+
+
+def test_all_kinds_of_weighted_layers_are_masked() -> None:
+    kinds = [nn.Conv1d(1, 2, 1), nn.Conv3d(1, 2, 1), nn.ConvTranspose2d(1, 2, 1), nn.Linear(2, 2), nn.BatchNorm2d(2)]
+    assert [id(weight) for weight in maskable(nn.Sequential(*kinds))] == [id(layer.weight) for layer in kinds[:4]]

@@ -12,14 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.methods.parts.redraw import redraw_p_value
-from assay.methods.parts.statistics import (
-    binomial_tail,
-    calibrated_rate,
-    clopper_pearson,
-    fisher_control,
-    least_hits,
-    wilson,
-)
+from assay.methods.parts.statistics import binomial_tail, calibrated_rate, fisher_control, least_hits
 
 RATES = st.sampled_from([0.1, 0.5, 1 / 9, 0.01, 1 / 43])
 
@@ -57,8 +50,9 @@ def test_held_out_control_anchors(table: tuple[int, int, int, int], expected: fl
 
 
 def test_calibrated_rate_anchors() -> None:
-    assert clopper_pearson(3, 450, one_sided=True)[1] == pytest.approx(0.0171395295, abs=1e-9)
+    assert calibrated_rate([3], 450, 0.0) == pytest.approx(0.0171395295, abs=1e-9)
     assert calibrated_rate([3], 450, 0.1) == 0.1
+    assert calibrated_rate([0, 3, 2], 450, 0.0) == calibrated_rate([3], 450, 0.0)
     assert binomial_tail(40, 90, 0.1) == pytest.approx(3.5655e-17, rel=1e-4)
     raised = calibrated_rate([45], 450, 0.1)
     assert raised == pytest.approx(0.1263749962, abs=1e-9)
@@ -92,15 +86,12 @@ def test_least_hits_is_the_smallest(trials: int, rate: float, alpha: float) -> N
 
 
 @given(st.integers(1, 400), st.data())
-def test_intervals_hold_the_observed_rate(trials: int, data: st.DataObject) -> None:
+def test_the_bound_covers_the_largest_rate_with_the_exact_level(trials: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, trials))
-    for low, high in (
-        clopper_pearson(hits, trials),
-        clopper_pearson(hits, trials, one_sided=True),
-        wilson(hits, trials),
-    ):
-        assert 0 <= low <= hits / trials + 1e-12
-        assert hits / trials - 1e-12 <= high <= 1
+    bound = calibrated_rate([hits], trials, 0.0)
+    assert hits / trials < bound <= 1 or bound == hits / trials == 1
+    if hits < trials:  # so few hits or fewer have probability 5 % at the bound
+        assert 1 - binomial_tail(hits + 1, trials, bound) == pytest.approx(0.05, abs=1e-6)
 
 
 def test_redraw_reaches_its_resolution_and_stops_early() -> None:

@@ -1,4 +1,4 @@
-"""Carriers: synthetic images whose labels a network memorises, and how they join the training set.
+"""Random images that carry labels for a network to memorise, and how they join the training set.
 
 Images come from SHAKE-256 of a key, so the same key gives the same carriers on any machine and for ever; a secret need
 not hold them.
@@ -102,7 +102,7 @@ def carrier_images(law: Law, key: bytes, count: int, shape: Shape) -> Tensor:
     return (0.5 + 0.25 * torch.special.ndtri(noise.double().clamp_min(2.0**-25))).clamp(0, 1).float()
 
 
-class Union:
+class WithCarriers:
     """Carriers spread at random over an epoch, each `repeat` times, as if shuffled together with the clean samples.
 
     The clean batches stay as they are: a carrier that falls between two clean samples of a batch joins that batch. So
