@@ -18,7 +18,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from assay.methods.verdict import Verdict
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from assay.methods.parts.carriers import Union, carrier_images, walk_images
+from assay.methods.verdict import Verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -15,9 +17,7 @@ from torch import nn
 
 from assay.methods.families.capacity import CarrierMethod, Memorise, bit_accuracy, carriers_of
 from assay.methods.ingrain import Config, IngrainRecipe, ingrain_term
-from assay.methods.parts.carriers import Union, carrier_images, walk_images
 from assay.methods.parts.statistics import least_hits
-from assay.methods.verdict import Verdict
 from assay.tasks.streams import stream
 from assay.tasks.training.checkpoint import load_tree, save_tree
 from assay.tasks.training.trainer import Batch, evaluate

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assay.methods.parts.calibration import calibrate, sok_threshold, strict_bits, strict_scores, strict_triggers
+from assay.methods.verdict import STRICT_ALPHA, Thresholds, Verdict
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from assay.methods.parts.calibration import calibrate, sok_threshold, strict_bits, strict_scores, strict_triggers
 from assay.methods.parts.statistics import binomial_tail
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import STRICT_ALPHA, Thresholds, Verdict
 
 TRIALS = st.integers(10, 300)
 
