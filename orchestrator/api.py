@@ -93,7 +93,7 @@ class _Silent:
         """Nothing is said."""
 
 
-def run(
+def run(  # noqa: PLR0913 (all but the grid are named, and optional)
     grid: Mapping[str, Any] | str | Path,
     out: str | Path | None = None,
     *,

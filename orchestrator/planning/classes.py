@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import io
 import linecache
 import pickle
 import sys
 import sysconfig
+from collections import ChainMap
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import cloudpickle
+import torch
+
+
+def _by_name(module: ModuleType) -> tuple[Any, ...]:
+    return importlib.import_module, (module.__name__,)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Takes torch's lazy modules too: cloudpickle thinks that code with `torch` and `x.classes` uses `torch.classes`."""
+
+    dispatch_table: ClassVar = ChainMap(
+        {type(torch.classes): _by_name, type(torch.ops): _by_name}, cloudpickle.Pickler.dispatch_table
+    )
+
+
+def _pickled(value: Any) -> bytes:
+    packed = io.BytesIO()
+    _Pickler(packed).dump(value)
+    return packed.getvalue()
 
 
 def pack_classes(classes: Sequence[type[Any]]) -> bytes:
@@ -25,11 +48,10 @@ def pack_classes(classes: Sequence[type[Any]]) -> bytes:
     for module in loose:
         cloudpickle.register_pickle_by_value(module)
     try:
-        packed: bytes = cloudpickle.dumps(tuple(classes))
+        return _pickled(tuple(classes))
     finally:
         for module in loose:
             cloudpickle.unregister_pickle_by_value(module)
-    return packed
 
 
 def unpack_classes(packed: bytes) -> tuple[type[Any], ...]:
@@ -57,8 +79,7 @@ def class_source(cls: type[Any]) -> bytes:
     texts = [_text(base) for base in beside]
     if None not in texts:
         return "\n".join(filter(None, texts)).encode()
-    packed: bytes = cloudpickle.dumps(cls)
-    return packed
+    return _pickled(cls)
 
 
 def _text(cls: type[Any]) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from assay.results import configs, union
 from assay.results.decisions import DEFAULT, Rules
-from assay.results.merging import ATTACK, IDENTITY, Row
+from assay.results.merging import ATTACK, IDENTITY, Row, records
+from assay.results.schema import ROW
 
 # Parameters that decide what is refused or measured besides, never what comes out.
 _IMMATERIAL: Final = frozenset({"allow_weak", "beside_unmarked"})
