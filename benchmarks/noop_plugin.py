@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from assay.methods.verdict import Thresholds, Verdict
 from pydantic import Field
 
 from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.methods.base import Method, MethodConfig, Secret
 from assay.methods.reading import Reading
 from assay.methods.suspect import Suspect
-<<<<<<< HEAD
-from assay.tasks.data.splits import Party
-=======
->>>>>>> m2
 from assay.tasks.lab import Lab
 
 

@@ -6,15 +6,11 @@ Differs from the paper: none known; a fixed number of weights in secret places c
 """
 
 import torch
-from assay.methods.verdict import Verdict
 from pydantic import Field
 
 from assay.methods.base import Method, MethodConfig
 from assay.methods.parts.statistics import binomial_tail
-<<<<<<< HEAD
-=======
 from assay.methods.reading import Reading
->>>>>>> m2
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.training.recipe import Recipe
 

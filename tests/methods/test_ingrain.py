@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from assay.methods.parts.carriers import Union, carrier_images, walk_images
-from assay.methods.verdict import Verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,14 +15,10 @@ from torch import nn
 from assay.methods.embedding import embed, verify
 from assay.methods.families.capacity import CarrierConfig, CarrierMethod, Memorise, bit_accuracy, carriers_of
 from assay.methods.ingrain import Config, IngrainRecipe, ingrain_term
-<<<<<<< HEAD
 from assay.methods.parts.random_images import WithCarriers, carrier_images, walk_images
 from assay.methods.parts.statistics import least_hits
 from assay.methods.rival import Forgery
 from assay.tasks.calibration import Calibration
-=======
-from assay.methods.parts.statistics import least_hits
->>>>>>> m2
 from assay.tasks.streams import stream
 from assay.tasks.training.checkpoint import load_tree, save_tree
 from assay.tasks.training.trainer import Batch, evaluate

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
 
 from assay.methods.base import Method
 from assay.methods.null import RESOLUTION, Null, read_null
@@ -14,18 +13,6 @@ from assay.methods.suspect import Suspect
 from assay.tasks.calibration import Calibration
 from assay.tasks.lab import Lab
 from assay.tasks.training.meter import Meter
-=======
-from assay.methods.parts.calibration import calibrate, sok_threshold, strict_bits, strict_scores, strict_triggers
-from assay.methods.verdict import STRICT_ALPHA, Thresholds, Verdict
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
-
-from assay.methods.parts.statistics import binomial_tail
-from assay.methods.suspect import Suspect
-
-TRIALS = st.integers(10, 300)
->>>>>>> m2
 
 
 class Counting(Method[Any]):
