@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -18,7 +19,10 @@ RUNNER = "simulated_stages:execute"
 
 
 def stage(name: str, *parents: Stage, seconds: float = 0.0, cheap: bool = False, **identity: Any) -> Stage:
-    """A stage by name; `identity` may hold sleep_s, fail, raises, suicides (a number of deaths), forgets."""
+    """A stage by name; `identity` may hold sleep_s, fail, raises, suicides (a number of deaths), forgets, full.
+
+    With `full` the disk is full until there is a file `room` in the sweep's folder.
+    """
     kind = "attack" if parents else "clean"
     facts = {"name": name, "parents": [parent.key for parent in parents], **identity}
     keys = tuple(parent.key for parent in parents)
@@ -60,6 +64,8 @@ def execute(stage: Stage, context: Context) -> Status:
         os.kill(os.getpid(), signal.SIGKILL)
     if identity.get("raises"):
         raise RuntimeError(identity["raises"])
+    if identity.get("full") and not (out / "room").exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if identity.get("fail"):
         store.fail(stage.key, "error", identity["fail"], "trace")
         return "failed"

@@ -13,7 +13,7 @@ from assay.orchestrator.execution.driver import Options, Summary, driver_lock, r
 from assay.orchestrator.planning.plan import Plan
 from assay.orchestrator.store import Store
 from assay.orchestrator.work.bench import Context
-from assay.tasks.errors import BadInput
+from assay.tasks.errors import AssayError, BadInput
 
 
 def inline(plan: Plan, out: Path, **options: object) -> tuple[Summary, simulated.Recorder]:
@@ -108,3 +108,45 @@ def test_the_lock_may_be_taken_again_by_its_holder(tmp_path: Path) -> None:
         taken = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "BlockingIOError" in taken.stderr, "the inner holder must not have let go"
     subprocess.run(command, check=True)
+
+
+def test_a_full_disk_ends_the_sweep_in_one_line_and_fails_no_stage(tmp_path: Path) -> None:
+    plan = family(full=True)
+    with pytest.raises(
+        AssayError, match=r"store: no room left on the device, at child; what is committed is kept"
+    ) as caught:
+        inline(plan, tmp_path)
+    assert "\n" not in str(caught.value)
+    store = Store(tmp_path / "store")
+    assert not any(store.failure(key) for key in plan.stages)
+    kept = store.committed_keys()
+    assert kept
+    (tmp_path / "room").touch()
+    assert inline(plan, tmp_path)[0].executed == 4 - len(kept)
+
+
+class Backwards:
+    """An executor of somebody else's: it commits without running anything."""
+
+    def run(self, plan: Plan, context: Context, options: Options, listener: object, store: Store) -> Summary:
+        for key in plan.stages:
+            store.commit(key, {})
+        return Summary(executed=len(plan.stages))
+
+
+def test_another_executor_is_one_class(tmp_path: Path) -> None:
+    options = Options(executor=f"{__name__}:Backwards")
+    assert run(family(), Context(str(tmp_path)), options, simulated.Recorder()).executed == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tunes", "unknown executor 'tunes'; did you mean 'tune'"),
+        ("nowhere.slurm:Slurm", "executor nowhere.slurm:Slurm: No module named 'nowhere'"),
+        ("assay.orchestrator.keys:Slurm", "executor assay.orchestrator.keys:Slurm: .* has no attribute 'Slurm'"),
+    ],
+)
+def test_an_executor_that_is_none_is_one_line(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        run(family(), Context(str(tmp_path)), Options(executor=name), simulated.Recorder())

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from assay.orchestrator.command.cli import main
+from assay.orchestrator.execution import sweep as sweep_module
 from assay.orchestrator.execution.driver import Options
 from assay.orchestrator.execution.sweep import Report, run_sweep
+from assay.orchestrator.execution.views import sound_database
 from assay.orchestrator.planning.grid import parse
 from assay.orchestrator.planning.plan import Stage
 from assay.orchestrator.planning.planner import build_plan
@@ -19,6 +27,7 @@ from assay.orchestrator.planning.registry import Registry
 from assay.orchestrator.store import Store
 from assay.orchestrator.work.bench import Context
 from assay.results.parquet import read_curves, read_rows, rows_equal
+from assay.tasks.errors import AssayError, BadInput
 
 GRID: dict[str, Any] = {
     "name": "small",
@@ -36,6 +45,7 @@ class Quiet:
 
     def __init__(self) -> None:
         self.done: list[tuple[str, str]] = []
+        self.notes: list[str] = []
 
     def on_start(self, stage: Stage) -> None:
         pass
@@ -44,7 +54,7 @@ class Quiet:
         self.done.append((stage.kind, status))
 
     def on_note(self, text: str) -> None:
-        pass
+        self.notes.append(text)
 
 
 def sweep(folder: Path, out: Path, change: dict[str, Any] | None = None, **options: Any) -> tuple[Report, Quiet]:
@@ -167,6 +177,114 @@ def test_a_failure_is_a_row_its_descendants_are_blocked_the_rest_goes_on(tmp_pat
     assert [entry for entry in listener.done if entry[0] == "embed"] == [("embed", "failed")], (
         "a failure is tried again"
     )
+
+
+def test_what_the_grid_no_longer_asks_for_and_failed_is_forgotten(tmp_path: Path) -> None:
+    failing = {"uchida": {"allow_weak": False, "bits": 16, "strength": 0.0}}
+    out = tmp_path / "out"
+    sweep(tmp_path, out, {"methods": ["clean", failing], "attacks": ["none"]})
+    mended = {"uchida": {"allow_weak": True, "bits": 16, "strength": 0.0}}
+    report, _ = sweep(tmp_path, out, {"methods": [mended], "attacks": ["none"]})
+    assert not report.failed_cells
+    rows = read_rows(out)
+    assert sorted(rows.method) == ["clean", "uchida"], "another grid's result stays"
+    assert set(rows.status) == {"ok"}
+
+
+def test_sweep_json_names_the_plans_stages_and_no_source_of_older_results(finished: tuple[Path, Report]) -> None:
+    note = json.loads((finished[0] / "sweep.json").read_text("utf-8"))
+    assert note["stage_keys"] == sorted(note["stage_keys"])
+    assert len(note["stage_keys"]) == note["stages"]
+    assert "plugins" not in note
+
+
+@pytest.mark.slow
+def test_damaged_views_are_set_aside_and_rebuilt(finished: tuple[Path, Report], tmp_path: Path) -> None:
+    out, names = tmp_path / "out", ("rows.parquet", "curves.parquet")
+    shutil.copytree(finished[0], out)
+    sweep(tmp_path, out)
+    whole = {name: (out / name).read_bytes() for name in names}
+    for number in (1, 2):
+        for name in names:
+            (out / name).write_bytes(whole[name][:100])
+        report, listener = sweep(tmp_path, out)
+        assert report.executed == 0
+        part = "rebuilt from the store (other grids' part when they run again)"
+        assert listener.notes == [f"{out / name}: damaged, now {name}.damaged-{number}; {part}" for name in names]
+        assert (out / f"rows.parquet.damaged-{number}").read_bytes() == whole["rows.parquet"][:100]
+    assert set(read_rows(out).status) == {"ok", "not_applicable"}
+    assert len(read_curves(out))
+
+
+def test_a_damaged_record_runs_again_at_once(finished: tuple[Path, Report], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    record = next(
+        path for path in (out / "store").glob("??/*/record.json") if json.loads(path.read_text())["stage"] == "attack"
+    )
+    record.write_bytes(record.read_bytes()[:50])
+    report, _ = sweep(tmp_path, out)
+    assert (report.executed, report.failed) == (1, 0)
+
+
+def database(path: Path) -> bytes:
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("create table runs (name text)")
+        made.executemany("insert into runs values (?)", [("x" * 500,)] * 100)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"\x07" * 9000, lambda whole: whole[:9000]], ids=["random", "cut"])
+def test_a_damaged_database_is_set_aside(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path, notes = tmp_path / "mlflow.db", list[str]()
+    whole = database(path)
+    sound_database(path, notes.append)
+    assert path.read_bytes() == whole
+    path.write_bytes(damage(whole))
+    sound_database(path, notes.append)
+    assert notes == [f"{path}: damaged, now mlflow.db.damaged-1; rebuilt from the results"]
+    assert not path.exists()
+
+
+def test_a_database_in_use_is_not_damaged(tmp_path: Path) -> None:
+    path, notes = tmp_path / "mlflow.db", list[str]()
+    database(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("begin exclusive")
+        sound_database(path, notes.append)
+    assert notes == []
+    assert path.exists()
+
+
+def test_a_full_disk_is_one_line_and_resuming_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that takes one stage: what is committed stays, the views cannot be written either."""
+    out, change = tmp_path / "out", {"methods": ["clean"], "attacks": ["none"]}
+    commit, taken = Store.commit, list[str]()
+
+    def full(self: Store, key: str, *parts: Any, **more: Any) -> bool:
+        if taken:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        taken.append(key)
+        return commit(self, key, *parts, **more)
+
+    def no_view(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "commit", full)
+        patch.setattr(sweep_module, "write_rows", no_view)
+        with pytest.raises(AssayError, match=r"no room left on the device.* what is committed is kept") as caught:
+            sweep(tmp_path, out, change)
+    assert str(out) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    report, _ = sweep(tmp_path, out, change)
+    assert (report.cached, report.failed) == (1, 0)
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(BadInput, match=r"-o .*out: cannot be made a folder \(File exists\)"):
+        sweep(tmp_path, tmp_path / "out")
 
 
 def test_an_unreachable_mlflow_server_is_one_remark(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,52 @@ def test_resources_that_nobody_has_are_refused(cluster: None, tmp_path: Path) ->
     stage = dataclasses.replace(simulated.stage("big"), resource="gpu.large")
     with pytest.raises(BadInput, match=r"class gpu.large need 1 GPU of 0"):
         tuned(simulated.plan(stage), tmp_path)
+
+
+def test_a_full_disk_ends_the_sweep_in_one_line(cluster: None, tmp_path: Path) -> None:
+    roots = [simulated.stage("fine"), simulated.stage("full", full=True)]
+    plan = simulated.plan(*roots, *(simulated.stage(f"child{n}", roots[1]) for n in range(3)))
+    with pytest.raises(AssayError, match=r"store: no room left on the device, at full; what is committed is kept"):
+        tuned(plan, tmp_path, workers=2)
+    (tmp_path / "room").touch()
+    assert tuned(plan, tmp_path, workers=2)[0].failed == 0
+    assert Store(tmp_path / "store").committed_keys() == plan.stages.keys()
+
+
+def test_a_sweep_in_which_nothing_begins_says_so_once_and_where_the_log_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from assay.orchestrator.execution import tune_driver
+
+    monkeypatch.setattr(tune_driver, "STALL_S", 0.2)
+    listener = simulated.Recorder()
+    begun = threading.Event()
+    with tune_driver._warned(begun, listener) as place:
+        place["logs"] = "/ray/logs"
+        wait_for(lambda: listener.notes, 10.0)
+        time.sleep(0.5)
+    assert listener.notes == ["no stage has begun for 0.2 s: no worker is free or can start; Ray's log: /ray/logs"]
+    begun.set()
+    with tune_driver._warned(begun, listener):
+        time.sleep(0.5)
+    assert len(listener.notes) == 1
+
+
+def test_a_long_tmpdir_moves_rays_sockets_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from assay.orchestrator.execution.tune_driver import _ray_folder
+
+    listener = simulated.Recorder()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/var/short")
+    assert _ray_folder(listener) == Path("/var/short/ray")
+    assert listener.notes == []
+    monkeypatch.setenv("TMPDIR", "/" + "x" * 89)
+    assert _ray_folder(listener) == Path("/tmp/ray")  # noqa: S108
+    assert len(listener.notes) == 1
+    assert listener.notes[0].startswith("TMPDIR is 90 characters long, Ray's sockets take at most")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BadInput, match=r"TMPDIR is 90 characters long.*set RAY_TMPDIR to a folder with a short path"):
+        _ray_folder(listener)
 
 
 SWEEP = """
