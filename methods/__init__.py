@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from assay.methods.adi import Adi
 from assay.methods.base import Method
@@ -17,7 +18,7 @@ from assay.methods.null_embedding import NullEmbedding
 from assay.methods.uchida import Uchida
 from assay.methods.usp import USP
 
-METHODS: Mapping[str, type[Method]] = {
+METHODS: Mapping[str, type[Method[Any]]] = {
     cls.key: cls
     for cls in (
         Adi,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -35,7 +35,7 @@ class Null:
     models: list[str]
 
 
-def read_null(method: Method, keys: Iterable[Secret], models: Mapping[str, nn.Module], meter: Meter) -> Null:
+def read_null(method: Method[Any], keys: Iterable[Secret], models: Mapping[str, nn.Module], meter: Meter) -> Null:
     """Read every key from every unmarked model.
 
     Args:
