@@ -30,7 +30,7 @@ def least_hits(trials: int, rate: float, alpha: float) -> int:
 
 
 def fisher_control(hits: int, trials: int, control_hits: int, control_trials: int) -> float:
-    """Return T4's p-value, one-sided: do embedded keys match more often than never-embedded ones (Fisher's exact test)?"""
+    """Return T4's p-value: do embedded keys match more often than never-embedded ones (Fisher's exact test)?"""
     table = [[hits, trials - hits], [control_hits, control_trials - control_hits]]
     return float(stats.fisher_exact(table, alternative="greater").pvalue)
 
