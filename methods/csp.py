@@ -21,8 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 from assay.methods.base import Secret
-from assay.methods.families.soft_label import SoftLabelConfig, SoftLabelMethod, SoftLabelRecipe
+from assay.methods.families.soft_label import SoftLabelMethod
 from assay.methods.parts.signature import random_bytes
+from assay.methods.parts.soft_label import SoftLabelConfig, SoftLabelRecipe
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 from assay.tasks.training.schedule import Schedule

@@ -15,8 +15,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from assay.methods.base import Secret
-from assay.methods.families.soft_label import SoftLabelConfig, SoftLabelMethod, SoftLabelRecipe
+from assay.methods.families.soft_label import SoftLabelMethod
 from assay.methods.parts.signature import random_bytes
+from assay.methods.parts.soft_label import SoftLabelConfig, SoftLabelRecipe
 from assay.tasks.lab import Lab
 from assay.tasks.training.trainer import Recipe
 

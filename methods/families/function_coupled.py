@@ -1,6 +1,6 @@
 """Function-coupled watermarks: two classes' ordinary images, joined into triggers of a third class.
 
-What `fcw-direct` and `fcw-invisible` share (Wen et al. 2023): classes, target check, recipe, verification and rival.
+What `fcw-direct` and `fcw-invisible` share (Wen et al. 2023): classes, target check, recipe and verification.
 "Eq." numbers are that paper's.
 """
 
@@ -16,15 +16,22 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from assay.methods.base import Method, MethodConfig, MethodNeeds, Secret
-from assay.methods.embedding import Mark, implant
+from assay.methods.families.coupled_rival import CoupledRival
 from assay.methods.null import Null
-from assay.methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs, plain_images, usable_classes
+from assay.methods.parts.class_pairs import (
+    Pair,
+    Rule,
+    check_classes,
+    choose_sources,
+    choose_target,
+    pairs,
+    plain_images,
+)
 from assay.methods.parts.masking import CoupledRecipe, Granularity, Tuning, WeightMasks
 from assay.methods.parts.mixing import KeyBatches
 from assay.methods.parts.signature import committed, opens
 from assay.methods.parts.statistics import LEVEL, binomial_tail, calibrated_rate, fisher_control, least_hits
 from assay.methods.reading import Reading
-from assay.methods.rival import Forgery, Rival, RivalConfig
 from assay.methods.suspect import Suspect
 from assay.tasks.data.splits import Labelled, to_model_input
 from assay.tasks.errors import UnsupportedModel
@@ -32,8 +39,6 @@ from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 from assay.tasks.training.schedule import Schedule
 from assay.tasks.training.trainer import Recipe, predict
-
-Pair = Annotated[tuple[int, int], Field(strict=False)]
 
 
 class CoupledConfig(MethodConfig):
@@ -60,26 +65,8 @@ class CoupledConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _three_classes(self) -> CoupledConfig:
-        _check_classes(self.sources, self.target)
+        check_classes(self.sources, self.target)
         return self
-
-
-class CoupledRivalConfig(RivalConfig):
-    """The overwriter's classes: here those on CIFAR-10; 9, 13 and target 16 where there are 100 classes."""
-
-    sources: Pair | None = (2, 4)  # None: drawn
-    target: int | None = Field(5, ge=0)  # None: drawn
-
-    @model_validator(mode="after")
-    def _three_classes(self) -> CoupledRivalConfig:
-        _check_classes(self.sources, self.target)
-        return self
-
-
-def _check_classes(sources: tuple[int, int] | None, target: int | None) -> None:
-    given = [*(sources or ()), *([] if target is None else [target])]
-    if len(set(given)) != len(given) or any(label < 0 for label in given):
-        raise ValueError(f"sources and target must be different classes from 0 on, got {given}")
 
 
 W = TypeVar("W", bound=CoupledConfig)
@@ -103,32 +90,6 @@ def _answered(net: nn.Module, asked: Tensor, classes: int) -> list[int]:
     """Return how many of the triggers a network gives to each class."""
     counts: list[int] = torch.bincount(predict(net, asked).argmax(1), minlength=classes).tolist()
     return counts
-
-
-class CoupledRival(Rival[CoupledRivalConfig]):
-    """An adversary with triggers of other classes."""
-
-    method: CoupledMethod[Any]
-    Config = CoupledRivalConfig
-
-    def overwrite(self, victim: nn.Module, lab: Lab, schedule: Schedule) -> Mark:
-        """Embed triggers of other classes.
-
-        The attacker has no unmarked models. It checks its target on the victim, which never saw its triggers. Classes
-        that the task or the attacker's data lack are drawn instead.
-        """
-        rule = Rule(self.config.sources, self.config.target)
-        named, usable = [*(rule.sources or ()), rule.target or 0], usable_classes(lab.data.train, lab.task.classes)
-        if max(named) >= lab.task.classes or not set(rule.sources or ()) <= set(usable):
-            rule = Rule(barred=self.method.config.target)
-        secret = self.method.draw_by(rule, lab, [victim.to(lab.device)])
-        return implant(self.method, victim, secret, lab, schedule)
-
-    def claim(self, victim: Suspect, lab: Lab, forgery: Forgery) -> Secret:
-        """Claim fresh triggers with the victim's own answers as labels; only an early commitment speaks against it."""
-        secret = super().claim(victim, lab, forgery)
-        secret |= {"target": int(secret["labels"].mode().values)}
-        return committed(secret, lab.for_key(0).stream("secret", "salt"))
 
 
 class CoupledMethod(Method[W]):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from assay.tasks.data.splits import Labelled
 from assay.tasks.errors import CapacityError
 from assay.tasks.task import Task
 
+Pair = Annotated[tuple[int, int], Field(strict=False)]
 SOURCE_PROBES = 100  # held-out images of each source class, at most
 
 
@@ -22,6 +25,17 @@ class Rule:
     sources: tuple[int, int] | None = None
     target: int | None = None
     barred: int | None = None
+
+
+def check_classes(sources: Pair | None, target: int | None) -> None:
+    """Refuse classes that coincide or are negative.
+
+    Raises:
+        ValueError: which ones.
+    """
+    given = [*(sources or ()), *([] if target is None else [target])]
+    if len(set(given)) != len(given) or any(label < 0 for label in given):
+        raise ValueError(f"sources and target must be different classes from 0 on, got {given}")
 
 
 def pairs(first: int, second: int, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:

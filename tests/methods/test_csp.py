@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from assay.methods.csp import CSP, CSPConfig, CSPRecipe, signal, spread
 from assay.methods.embedding import Mark, embed, verify
-from assay.methods.families.soft_label import SoftLabelRecipe, SoftLabelRival, fresh_detector
+from assay.methods.families.soft_label import SoftLabelRival
 from assay.methods.parts.detector import Detector, DetectorTraining
+from assay.methods.parts.soft_label import SoftLabelRecipe, fresh_detector
 from assay.methods.reading import Reading
 from assay.methods.rival import Forgery, RivalConfig
 from assay.methods.suspect import Suspect

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.methods.families.soft_label import divergence
 from assay.methods.parts.detector import Detector, DetectorTraining, detector_loss
+from assay.methods.parts.soft_label import divergence
 
 
 def test_anchor_divergence() -> None:

@@ -13,7 +13,8 @@ from scipy import stats
 from torch import nn
 
 from assay.methods.embedding import Mark, embed, implant, verify
-from assay.methods.families.function_coupled import CoupledConfig, CoupledRival, CoupledRivalConfig
+from assay.methods.families.coupled_rival import CoupledRival, CoupledRivalConfig
+from assay.methods.families.function_coupled import CoupledConfig
 from assay.methods.parts.class_pairs import Rule, choose_sources, choose_target, pairs
 from assay.methods.parts.masking import CoupledRecipe
 from assay.methods.parts.signature import opens

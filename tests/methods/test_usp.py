@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from assay.methods.csp import CSP
 from assay.methods.embedding import embed, verify
-from assay.methods.families.soft_label import SoftLabelMethod, SoftLabelRecipe, complete, divergence, fresh_detector
+from assay.methods.families.soft_label import SoftLabelMethod
 from assay.methods.parts.detector import Detector, detector_loss
+from assay.methods.parts.soft_label import SoftLabelRecipe, complete, divergence, fresh_detector
 from assay.methods.reading import Reading
 from assay.methods.usp import USP
 from assay.tasks.calibration import Calibration
