@@ -466,10 +466,10 @@ def test_one_group_for_each_class_is_never_divided() -> None:
     ("mode", "share", "reason"),
     [
         ("disjoint20", 0.2049, None), ("disjoint20", 0.1951, None), ("sok", 0.338, None), ("sok", 0.3285, None),
-        ("disjoint20", 0.2051, "split mode disjoint20 gives the attacker 0.2 of the training set, and attacker_share is "
-         "0.2051"),
-        ("disjoint20", 0.19, "split mode disjoint20 gives the attacker 0.2 of the training set, and attacker_share is "
-         "0.19"),
+        ("disjoint20", 0.2051, "split mode disjoint20 gives the attacker 0.2 of the training set, and attacker_share "
+         "is 0.2051"),
+        ("disjoint20", 0.19, "split mode disjoint20 gives the attacker 0.2 of the training set, and attacker_share "
+         "is 0.19"),
         ("sok", 0.2, "split mode sok gives the attacker 0.333 of the training set, and attacker_share is 0.2"),
         ("limited-10", 0.1, None), ("limited-10", 0.1 - 1e-10, None),
         ("limited-10", 0.0999, "split mode limited-10 asks for more than attacker_share = 0.0999"),
