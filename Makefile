@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test format clean
+.PHONY: quickstart test mutants format clean
 
 quickstart: .venv/installed
 	$(BIN)/assay run quickstart -o runs/quickstart
@@ -17,6 +17,11 @@ test: .venv/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# Plants small faults and counts those that the fast tests catch; takes minutes per module. MUTANTS='--module splits'
+MUTANTS ?= --sample 20
+mutants: .venv/installed-test
+	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 format: .venv/installed-test
 	$(BIN)/ruff format .
