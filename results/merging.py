@@ -142,8 +142,13 @@ def one_each(rows: Iterable[Row], stage: str) -> list[Row]:
 
 
 def differing(rows: Sequence[Row], columns: Iterable[str] = IDENTITY) -> list[str]:
-    """Return the columns, of those that tell experiments apart, in which rows differ."""
-    return [name for name in columns if len({_value(row, name) for row in rows}) > 1]
+    """Return in which columns, of those that tell experiments apart, rows differ; of configurations the parameters."""
+    found: dict[str, None] = {}
+    for name in columns:
+        if len({_value(row, name) for row in rows}) > 1:
+            known = name in _JSON and all(row[name] is not None for row in rows)
+            found |= dict.fromkeys(configs.varying(sorted({row[name] for row in rows})) if known else (name,))
+    return list(found)
 
 
 def one_experiment(rows: Sequence[Row]) -> None:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from assay.results import configs, union
+<<<<<<< HEAD
 from assay.results.decisions import DEFAULT, Rules
 from assay.results.merging import ATTACK, IDENTITY, Row, records
 from assay.results.schema import ROW
+=======
+from assay.results.merging import ATTACK, IDENTITY, Row, differing
+>>>>>>> tables
 
 # Parameters that decide what is refused or measured besides, never what comes out.
 _IMMATERIAL: Final = frozenset({"allow_weak", "beside_unmarked"})
@@ -137,7 +141,7 @@ class Cells:
 def _refuse_several(choice: Choice, rows: Sequence[Row]) -> None:
     """Raise `Missing` if rows differ in more than seeds."""
     columns = [name for name in IDENTITY if choice.attack is not None or name not in _OF_ATTACK]
-    if names := [what for name in columns for what in _differing(rows, name)]:
+    if names := [name for name in differing(rows, columns) if name not in _IMMATERIAL]:
         raise Missing(
             f"{choice.label}: several settings fit, which differ in {', '.join(names)}; keep one of them in the sweep"
         )
@@ -146,16 +150,6 @@ def _refuse_several(choice: Choice, rows: Sequence[Row]) -> None:
         trained[row["victim_seed"]].add(row["clean_key"])
     if any(len(keys) > 1 for keys in trained.values()):
         raise Missing(f"{choice.label}: the task was trained in several ways; keep one of them in the sweep")
-
-
-def _differing(rows: Sequence[Row], column: str) -> Sequence[str]:
-    """Return in which parameters of a configuration rows differ, or the name of another column that differs."""
-    values = {row[column] for row in rows}
-    if len(values) < 2:
-        return ()
-    if None in values or not column.endswith("_config"):
-        return (column,)
-    return [name for name in configs.varying(sorted(values)) if name not in _IMMATERIAL]
 
 
 def _one(choice: Choice, rows: Sequence[Row]) -> Row:

@@ -28,7 +28,10 @@ def lines(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def test_means_are_over_victims_and_the_worst_p_value_counts() -> None:
-    common = {"main_clean": 0.95, "metrics": {"clean_score": 0.1, "clean_strict": 0.0, "embed_work_share": 2.0}}
+    common: dict[str, Any] = {
+        "main_clean": 0.95,
+        "metrics": {"clean_score": 0.1, "clean_strict": 0.0, "embed_work_share": 2.0},
+    }
     found = lines([
         row(0, main_before=0.93, p_before=1e-9, embed_cost_share=1.0, **common),
         row(1, main_before=0.91, p_before=1e-5, embed_cost_share=3.0, detected_before=False, **common),

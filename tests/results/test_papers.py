@@ -96,7 +96,7 @@ def test_watermark_parameters(key: str, ours: dict[str, Any], theirs: dict[str, 
 
 def test_names_of_ours_are_settings_that_exist() -> None:
     registry = Registry()
-    plugins = (*registry.methods.values(), *registry.attacks.values())
+    plugins: tuple[Any, ...] = (*registry.methods.values(), *registry.attacks.values())
     fields = {name for plugin in plugins for name in plugin.Config.model_fields}
     for rules in (WATERMARK, ATTACK):
         for (_, published), rule in rules.items():
