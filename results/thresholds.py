@@ -16,6 +16,8 @@ from assay.results.schema import FAMILIES
 from assay.results.statistics import least_hits
 
 SOK_LEVEL: Final = 0.05  # of SoK's procedure (Lukas et al., S&P 2022); no rule of ours
+# Below this overdispersion a beta-binomial is the binomial, and its tail in floating point is only rounding.
+_NO_SPREAD: Final = 1e-8
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,12 @@ def strict_triggers(hits: Sequence[int], trials: int, chance: float, alpha: floa
     rate, variance = float(values.mean()) / trials, float(values.var())
     floor = least_hits(trials, min(max(chance, rate, 1e-9), 1.0), alpha)
     plain = trials * rate * (1 - rate)
-    if not 0 < rate < 1 or variance <= plain or trials < 2:
+    if not 0 < rate < 1 or trials < 2:
         return max(floor, max(hits) + 1) / trials
     # Overdispersion rho = (variance / plain - 1) / (trials - 1), shape a + b = 1/rho - 1.
     rho = min((variance / plain - 1) / (trials - 1), 0.999)
+    if rho < _NO_SPREAD:
+        return max(floor, max(hits) + 1) / trials
     size = 1 / rho - 1
     a, b = rate * size, (1 - rate) * size
     if a < 1 < b:

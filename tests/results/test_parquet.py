@@ -13,14 +13,25 @@ from hypothesis import strategies as st
 
 from assay.results import parquet, schema
 from assay.results.errors import ResultsError
-from assay.results.example import make_failed, make_row
+from assay.results.example import make_failed, make_null, make_row
+from assay.results.nulls import null_points
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 POINT = {"stage_key": "s", "stage": "embed", "curve": "fit", "step": 0, "metric": "loss", "value": 0.5}
 
 
 def bits(value: float) -> bytes:
     return struct.pack("<d", value)
+
+
+def make_reading(**changes: object) -> dict[str, object]:
+    return {**make_row()["readings"]["after"], **changes}
+
+
+def null_point(**changes: object) -> dict[str, object]:
+    point = null_points("null-0", "ingrain", "mnist-mlp-1200x2", make_null())[0]
+    return {**point, **changes}
 
 
 @settings(max_examples=30, deadline=None)
@@ -36,6 +47,30 @@ def test_floats_come_back_bit_for_bit(
     found, given_ = back.pop("metrics"), row.pop("metrics")
     assert {k: bits(v) for k, v in found.items()} == {k: bits(v) for k, v in given_.items()}
     assert back == row
+
+
+@settings(max_examples=20, deadline=None)
+@given(FLOATS, st.none() | st.integers(0, 2**40), st.text(max_size=5))
+def test_readings_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, score: float, hits: int | None, name: str
+) -> None:
+    out = tmp_path_factory.mktemp("out")
+    readings = {name: make_reading(score=score, hits=hits), "b": make_reading(p_value=None, reason="layer missing")}
+    rows = [
+        make_row(cell_key="a", readings=readings),
+        make_row(cell_key="b", readings=None),
+        make_row(cell_key="c", readings={}),
+        make_row(cell_key="d"),
+    ]
+    parquet.write_rows(out, rows[::-1])
+    for found in (parquet.read_records(out), parquet.read_rows(out).to_dict("records")):
+        back = [row["readings"] for row in found]
+        assert bits(back[0][name].pop("score")) == bits(score)
+        assert back[0][name] == {key: value for key, value in readings[name].items() if key != "score"}
+        assert list(back[0]) == sorted(readings)
+        if name != "b":
+            assert back[0]["b"] == readings["b"]
+        assert back[1:] == [None, {}, rows[3]["readings"]]
 
 
 def test_rows_are_sorted_and_the_file_depends_on_nothing_else(tmp_path):
@@ -74,6 +109,15 @@ def test_frames_keep_null_apart_from_zero_and_metrics_as_dicts(tmp_path):
         ({"main_after": "0.5"}, "column main_after: a value is not double"),
         ({"victim_seed": 1.5}, "victim_seed is 1.5; int64 is needed"),
         ({"metrics": {"x": "much"}}, "column metrics"),
+        ({"family": "bit"}, "unknown family 'bit'; did you mean 'bits'"),
+        ({"kind": "removals"}, "unknown kind 'removals'; did you mean 'removal'"),
+        ({"readings": 0.5}, "readings is 0.5; a mapping from names to readings is needed"),
+        ({"readings": {"after": make_reading(scor=0.5)}}, "reading after: unknown figure 'scor'; did you mean 'score'"),
+        ({"readings": {"after": {"score": 0.5}}}, "reading after: missing figure accepted, applicable, chance, hits"),
+        ({"readings": {"after": make_reading(accepted=None)}}, "reading after: accepted is null"),
+        ({"readings": {"after": make_reading(hits=0.5)}}, "reading after: hits is 0.5; int64 is needed"),
+        ({"readings": {"after": make_reading(score=True)}}, "reading after: score is True; double is needed"),
+        ({"readings": {"after": make_reading(reason=1)}}, "column reason: a value is not string"),
     ],
 )
 def test_a_wrong_row_is_one_line_and_leaves_the_old_file(tmp_path, change, text):
@@ -154,6 +198,84 @@ def test_unreadable_files_are_one_line_with_advice(tmp_path):
     assert "schema version 999" in complaint()
 
 
+def test_an_older_file_is_read_with_nulls_and_may_be_written_again(tmp_path):
+    path = parquet.write_rows(tmp_path, [make_row()])
+    table = pq.read_table(path)
+    younger = [name for name in schema.ROW.names if name in YOUNGER]
+    old = table.drop_columns(younger).replace_schema_metadata({"table": "rows", "schema_version": "2"})
+    pq.write_table(old, path)
+    (record,) = parquet.read_records(tmp_path)
+    assert record == {**make_row(), **dict.fromkeys(younger)}
+    frame = parquet.read_rows(tmp_path)
+    assert frame[younger].isna().all(axis=None)
+    assert str(frame["method_version"].dtype) == "Int64"
+    parquet.write_rows(tmp_path, [record, make_row(cell_key="new")])
+    assert parquet.read_records(tmp_path)[0] == record
+
+
+YOUNGER = {
+    "null_key", "task_config", "calibration_config", "data", "numerics", "method_version", "method_source", "family",
+    "attack_version", "attack_source", "kind", "readings",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*/rows.parquet"))[:3], ids=lambda path: path.parent.name)
+def test_what_schema_2_wrote_is_read(path: Path) -> None:
+    assert pq.read_schema(path).metadata[b"schema_version"] in (b"1", b"2", b"3")
+    frame = parquet.read_rows(path.parent)
+    assert list(frame.columns) == schema.ROW.names
+    assert len(frame)
+
+
+def test_nulls_are_sorted_and_unique(tmp_path):
+    points = null_points("null-0", "ingrain", "mnist-mlp-1200x2", make_null())
+    parquet.write_nulls(tmp_path, points[::-1])
+    assert parquet.plain_nulls(tmp_path) == [{name: point[name] for name in schema.NULL.names} for point in points]
+    frame = parquet.read_nulls(tmp_path)
+    assert frame["key"].tolist() == [0, 1, 2, 3, 4] * 2
+    assert frame["model"].tolist() == ["reference-0"] * 5 + ["reference-1"] * 5
+    assert frame.loc[1].to_dict() == {
+        "null_key": "null-0", "method": "ingrain", "task": "mnist-mlp-1200x2", "model": "reference-0", "place": 0,
+        "key": 1, "score": 0.1, "hits": 10, "trials": 100,
+    }  # fmt: skip
+    with pytest.raises(ResultsError, match="2 rows"):
+        parquet.write_nulls(tmp_path, [null_point(), null_point()])
+    with pytest.raises(ResultsError, match="null_key null-0: hits is null"):
+        parquet.write_nulls(tmp_path, [null_point(hits=None)])
+
+
+def test_a_sweep_of_before_there_were_nulls_has_none(tmp_path):
+    with pytest.raises(ResultsError, match="no such file"):
+        parquet.read_nulls(tmp_path)
+    parquet.write_rows(tmp_path, [make_row()])
+    assert parquet.plain_nulls(tmp_path) == []
+    assert parquet.read_nulls(tmp_path).columns.tolist() == schema.NULL.names
+
+
+def test_an_empty_row_and_a_failed_one_have_every_column_and_no_figure(tmp_path):
+    empty = schema.empty_row()
+    assert list(empty) == schema.ROW.names
+    assert {name for name, value in empty.items() if value is not None} == {"metrics"}
+    schema.empty_row()["metrics"]["x"] = 1.0
+    assert schema.empty_row()["metrics"] == {}
+    failed = make_failed(reason="why")
+    figures = {column.name for column in schema.COLUMNS if column.part in ("measured", "derived", "cost")}
+    assert all(failed[name] is None for name in figures)
+    assert not {name for name in failed if failed[name] is None} - figures - {"attack_key"}
+    assert {"main_after", "readings", "outcome", "cost_share", "rival_verified"} <= figures
+    parquet.write_rows(tmp_path, [failed])
+
+
+def test_example_rows_share_nothing_and_take_mappings_for_json(tmp_path):
+    make_row()["readings"]["after"]["score"] = 7.0
+    assert make_row()["readings"]["after"]["score"] == 0.55
+    row = make_row(task_config={"epochs": 3}, numerics={"device": "cuda"}, method_config={"b": 1, "a": 2})
+    assert (row["task_config"], row["method_config"]) == ('{"epochs": 3}', '{"a": 2, "b": 1}')
+    assert make_row(task_config=None)["task_config"] is None
+    with pytest.raises(ResultsError, match="unknown column 'task_confg'; did you mean 'task_config'"):
+        make_row(task_confg={})
+
+
 def test_equal_but_for_timings(tmp_path):
     rows = [make_row(cell_key=key) for key in "ab"]
     later = {"wall_s": 9.0, "device_s": 9.0, "cost_share": 0.9, "embed_cost_share": 9.0, "environment": "e2"}
@@ -178,6 +300,17 @@ def test_differences_are_found_to_the_last_bit(tmp_path):
     ]
     assert found[0] == f"cell x: only in {tmp_path / 'a'}"
     assert found[1] == f"cell y: only in {tmp_path / 'b'}"
+
+
+def test_a_reading_differs_to_the_last_bit_too(tmp_path):
+    nudged = float(np.nextafter(0.55, 1))
+    for out, changes in (("a", {}), ("b", {"score": nudged}), ("c", {"hits": None})):
+        readings = {**make_row()["readings"], "after": make_reading(**changes)}
+        parquet.write_rows(tmp_path / out, [make_row(readings=readings)])
+    for other in "bc":
+        (line,) = parquet.rows_equal(tmp_path / "a", tmp_path / other)
+        assert line.split(": ")[1] == "readings"
+    assert parquet.rows_equal(tmp_path / "b", tmp_path / "b") == []
 
 
 def test_nan_equals_nan_but_not_null(tmp_path):
