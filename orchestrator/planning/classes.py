@@ -26,7 +26,7 @@ def _by_name(module: ModuleType) -> tuple[Any, ...]:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
-    """Takes torch's lazy modules too: to cloudpickle, code with `torch` and `x.classes` seems to use `torch.classes`."""
+    """Takes torch's lazy modules: to cloudpickle, code with `torch` and `x.classes` seems to use `torch.classes`."""
 
     dispatch_table: ClassVar = ChainMap(
         {type(torch.classes): _by_name, type(torch.ops): _by_name}, cloudpickle.Pickler.dispatch_table

@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from assay.results import configs, union
-<<<<<<< HEAD
 from assay.results.decisions import DEFAULT, Rules
-from assay.results.merging import ATTACK, IDENTITY, Row, records
+from assay.results.merging import ATTACK, IDENTITY, Row, differing, records
 from assay.results.schema import ROW
-=======
-from assay.results.merging import ATTACK, IDENTITY, Row, differing
->>>>>>> tables
 
 # Parameters that decide what is refused or measured besides, never what comes out.
 _IMMATERIAL: Final = frozenset({"allow_weak", "beside_unmarked"})
