@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from assay.attacks.base import Attack
 from assay.attacks.cross_verify import CrossVerify
@@ -24,7 +25,7 @@ from assay.attacks.round import Round
 from assay.attacks.scale import Scale
 from assay.attacks.transfer import Transfer
 
-ATTACKS: Mapping[str, type[Attack]] = {
+ATTACKS: Mapping[str, type[Attack[Any]]] = {
     cls.key: cls
     for cls in (
         CrossVerify,

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.base import Attack, AttackConfig, Needs, Outcome, Victim
 from assay.methods.base import Method
-from assay.tasks.data.splits import Party, SplitMode
+from assay.tasks.data.splits import SplitMode
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 
@@ -27,31 +27,26 @@ class Config(AttackConfig):
     owners: int = Field(5, ge=1, le=20)  # marked models, the victim included; CSP: 3, 5, 7, 10, 13, 15, 17, 20
 
 
-class CrossVerify(Attack):
+class CrossVerify(Attack[Config]):
     """Confuse owners: key i on model j, and every key on an unmarked model."""
 
     key = "cross-verify"
     title = "Cross-verification"
     source = "CSP"
     kind = "verification"
-    needs = "nothing"
+    access = "nothing"
     cheap = True
     laptop: ClassVar[dict[str, Any]] = {"owners": 3}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there are no keys to confuse, or None."""
         return f"{method.key} verifies nothing, so no keys can be confused" if method.access == "nothing" else None
 
-    def unmarked(self, task: Task, method: Method) -> tuple[str, ...]:
-        """Return the victim's unmarked twin: every key is read from it too."""
-        return ("clean",)
+    def needs(self, task: Task, method: Method[Any]) -> Needs:
+        """Return the owners, and the victim's unmarked twin: every key is read from it too."""
+        return Needs("nothing", unmarked=("clean",), peers=self.config.owners)
 
-    def peers(self, task: Task) -> int:
-        """Return the number of owners."""
-        owners: int = self.config.owners
-        return owners
-
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Do nothing: the evaluator reads the matrix."""
         return Outcome()

@@ -19,7 +19,6 @@ from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.attacks.parts.students import Student, fresh_student, unfit_student
 from assay.attacks.parts.training import divergence, from_scratch, needs_samples, probes, relabelled
 from assay.methods.base import Method
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 from assay.tasks.training.meter import Meter
@@ -89,23 +88,24 @@ class Distillation(Recipe):
         self.victim.meter.add(Meter(**state["spent"]))
 
 
-class Distill(Attack):
+class Distill(Attack[Config]):
     """Train a student on the served victim's soft outputs."""
 
     key = "distill"
     title = "Distillation"
     source = "Hinton et al. 2015; tables of the ingrain paper, USP and CSP"
-    needs = "logits"
-    needs_data = True
+    access = "logits"
+    uses_data = True
     version = 2
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is nothing to train on, or no such student for these inputs, or None."""
         return needs_samples(self.config) or unfit_student(self.config.student, task)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the student at the epoch with the best held-out accuracy."""
+        data = lab.data
         config, task = self.config, victim.task
         data, _ = relabelled(data, victim, config.labels)
         fixed = victim.logits(data.train.inputs) if config.teacher_view == "fixed" and config.alpha > 0 else None

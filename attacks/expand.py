@@ -31,7 +31,7 @@ from assay.attacks.parts.low_rank import (
     spatial_factors,
 )
 from assay.methods.base import Method
-from assay.tasks.data.splits import Party, in_chunks, to_model_input
+from assay.tasks.data.splits import in_chunks, to_model_input
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 from assay.tasks.training.meter import Meter
@@ -73,29 +73,30 @@ def _reason(task: Task) -> str | None:
     return None if eligible(task.build("expand")) else f"{task.model} has no convolution that could be expanded"
 
 
-class Expand(Attack):
+class Expand(Attack[Config]):
     """Replace convolutions by low-rank sequences."""
 
     key = "expand"
     title = "Low-rank expansion"
     source = "Yang, Dang, Chang (ingrain); Jaderberg et al., Zhang et al."
-    needs = "weights"
+    access = "weights"
     cheap = True
     identity: ClassVar = {"rank": "full"}
     laptop: ClassVar = {"inputs": 200}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is nothing to expand, or None."""
         if self.config.scheme == "channel-data" and self.config.split == "none":
             return "scheme 'channel-data' reads the layers' responses, and split mode 'none' leaves no inputs"
         return _reason(task)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the expanded copy; its report holds multiplications and parameters relative to the victim's.
 
         The probe sees it before and after batch norm is refreshed.
         """
+        data = lab.data
         model, inputs = victim.module(), data.train.inputs[: self.config.inputs]
         before = cost(model, victim.task)
         names = self._chosen(model, before)

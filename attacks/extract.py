@@ -10,13 +10,14 @@ Differs from the paper: the source does not say how queries are chosen; each inp
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.base import Attack, AttackConfig, Needs, Outcome, Victim
 from assay.attacks.parts.students import Student, fresh_student, unfit_student
 from assay.attacks.parts.training import divergence, needs_samples, probes
 from assay.methods.base import Method
@@ -63,26 +64,29 @@ def owner_samples(task: Task, data: Party) -> int:
     return own - validation_size(own, 500)
 
 
-class Extract(Attack):
+class Extract(Attack[Config]):
     """Train a substitute on the hard labels of the served victim."""
 
     key = "extract"
     title = "Extraction from class labels"
     source = "Li et al. (null embedding), section 8.3"
-    needs = "labels"
-    needs_data = True
+    access = "labels"
+    uses_data = True
     laptop: ClassVar = {"budget": 0.2, "stand_in": True}
     Config = Config
 
-    def datasets(self, task: Task) -> tuple[str, ...]:
+    def needs(self, task: Task, method: Method[Any]) -> Needs:
         """Return the data set that queries come from: another one, or what is left of the task's own."""
+        return replace(super().needs(task, method), datasets=self._datasets(task))
+
+    def _datasets(self, task: Task) -> tuple[str, ...]:
         if self.config.source == "ood":
             return tuple(key for key in (self._ood(task),) if key)
         # Texts are encoded by the owner's words, which the rest of the data set is not.
         left = task.samples is not None and task.info.kind == "image"
         return (task.dataset,) if left and self.config.source == "in_dist" else ()
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is nothing to ask with, or None."""
         config = self.config
         if config.source == "in_dist" and (reason := needs_samples(config)):
@@ -99,8 +103,9 @@ class Extract(Attack):
                 return f"{key} holds images of {task.dataset}, the owner's among them; that is source in_dist"
         return unfit_student(config.student, task)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the substitute at the epoch that agrees best with the victim on held-out queries."""
+        data = lab.data
         task, config = victim.task, self.config
         budget = max(round(config.budget * owner_samples(task, data)), 2)
         inputs = self._queries(budget, task, data, lab)
@@ -143,11 +148,11 @@ class Extract(Attack):
 
     def _images(self, budget: int, task: Task, data: Party, lab: Lab) -> Tensor:
         if self.config.source == "ood":
-            foreign, _ = lab.other(self.datasets(task)[0])
+            foreign, _ = lab.other(self._datasets(task)[0])
             some = torch.randperm(len(foreign), generator=lab.stream("select", "ood"))[:budget]
             return adapt(foreign.take(some.to(foreign.labels.device)), task.shape).inputs
         own = torch.cat([data.train.inputs, data.held_out.inputs])
-        if len(own) >= budget or not self.datasets(task):
+        if len(own) >= budget or not self._datasets(task):
             return own
         public, _ = lab.other(task.dataset)
         some = torch.randperm(len(public), generator=lab.stream("select", "public"))[: budget - len(own)]

@@ -22,19 +22,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
+from assay.attacks.base import Attack, Claims, Needs, Outcome, Victim
+from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
 from assay.attacks.parts.training import FineTuning, fine_tuning
-from assay.methods.base import Method, Secret, lab_for_key
+from assay.methods.base import Method, Secret
+from assay.methods.rival import Forgery
 from assay.methods.suspect import Suspect
 from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 from assay.tasks.training.trainer import predict
 
-_AT_ONCE = 50  # keys drawn together: a thousand trigger sets would not fit in memory
 
-
-class Config(AttackConfig):
+class Config(RivalrousConfig):
     """Settings of false claims."""
 
     mode: Literal["random", "adaptive"] = "random"
@@ -46,43 +46,43 @@ class Config(AttackConfig):
     surrogate_epochs: int = Field(5, ge=0)  # of the fine-tuned and the distilled unmarked model; 0: neither
 
 
-class FalseClaim(Attack):
+class FalseClaim(Attack[Config]):
     """Accuse the victim and unmarked models with evidence that nobody embedded."""
 
     key = "false-claim"
     title = "False claims"
     source = "PIR; False Claims, USENIX Security 2024"
     kind = "verification"
-    needs = "nothing"
-    needs_data = True
+    access = "nothing"
+    uses_data = True
     laptop: ClassVar[dict[str, Any]] = {"accused": 1, "own_models": 2, "forgeries": 3}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is nothing to claim with, or None."""
         if method.access == "nothing":
             return f"{method.key} verifies nothing, so nothing can be claimed"
         if self.config.split in ("none", "ood"):
             return f"an accuser needs data of the task, and split mode {self.config.split!r} leaves none"
-        if self.config.mode == "random" and not method.shares_null():
+        if self.config.mode == "random" and not method.shares_null:
             return f"a key of {method.key} cannot be drawn without training; mode adaptive trains one"
-        return None
+        return no_rival(method, self.config.rival)
 
-    def unmarked(self, task: Task, method: Method) -> tuple[str, ...]:
+    def needs(self, task: Task, method: Method[Any]) -> Needs:
         """Return the accused unmarked models, which took part in no calibration, and those that drawing a key asks."""
         accused = tuple(f"null-{index}" for index in range(self.config.accused))
-        if self.config.mode != "random":
-            return accused
-        return accused + tuple(role for role in method.references(task) if role in method.unmarked(task))
+        asked = method.needs(task).unmarked if self.config.mode == "random" else ()
+        return replace(super().needs(task, method), unmarked=tuple(dict.fromkeys((*accused, *asked))))
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the claims, and who is accused besides the victim."""
+        data = lab.data
         accused = {f"unmarked-{i}": lab.unmarked(f"null-{i}") for i in range(self.config.accused)}
         if self.config.surrogate_epochs:
             accused |= self._surrogates(accused["unmarked-0"], victim.task, data, lab)
         if self.config.mode == "random":
-            return Outcome(claims=self._drawn(victim, data, lab), suspects=accused)
-        return Outcome(claims=self._forged(victim, data, lab), suspects=accused)
+            return Outcome(claims=Claims(self._drawn(victim, lab), accused))
+        return Outcome(claims=Claims(self._forged(victim, lab), accused))
 
     def _surrogates(self, null: nn.Module, task: Task, data: Party, lab: Lab) -> dict[str, nn.Module]:
         """Return an unmarked model's fine-tuned and distilled heirs."""
@@ -94,17 +94,16 @@ class FalseClaim(Attack):
         distilled = lab.fit(student, data.train, FineTuning(soft), taught, name="distilled")
         return {"surrogate-0": tuned.model.eval(), "surrogate-1": distilled.model.eval()}
 
-    def _drawn(self, victim: Victim, data: Party, lab: Lab) -> Iterator[Secret]:
+    def _drawn(self, victim: Victim, lab: Lab) -> Iterator[Secret]:
         """Yield keys as the method draws them; what it asks of unmarked models is not answered by the accused."""
-        task, left = victim.task.but(calibration_keys=_AT_ONCE), self.config.claims
-        while left > 0:
-            chunk = replace(lab, plugin=f"{lab.plugin}|from-{left}")
-            yield from victim.method.null_keys(task, data, {}, chunk)[:left]
-            left -= _AT_ONCE
+        claimant = replace(lab, role="claimant")
+        for index in range(self.config.claims):
+            # A thousand trigger sets would not fit in memory: one is drawn when the last was read.
+            yield victim.method.draw(claimant.for_key(index))
 
-    def _forged(self, victim: Victim, data: Party, lab: Lab) -> list[Secret]:
+    def _forged(self, victim: Victim, lab: Lab) -> list[Secret]:
         """Return evidence forged on the accuser's own models."""
-        task, method = victim.task, victim.method
+        task, method, data = victim.task, victim.method, lab.data
         own = [
             lab.fit(task.build(lab.train_seed, f"own-{i}"), data.train, schedule=task.schedule, name=f"own-{i}").model
             for i in range(self.config.own_models)
@@ -112,9 +111,10 @@ class FalseClaim(Attack):
         target = own[0] if method.access == "weights" else _MeanLogits(own)
         claims = []
         for index in range(self.config.forgeries):
-            alone = replace(lab_for_key(lab, index), unmarked=lambda role: copy.deepcopy(own[-1]))
+            alone = replace(lab.for_key(index), unmarked=lambda role: copy.deepcopy(own[-1]))
             suspect = Suspect(target, "weights", self.key, lab.meter)
-            claims.append(method.forge(suspect, task, data, alone, self.config.draws))
+            rival = rival_of(method, self.config.rival)
+            claims.append(rival.forge(suspect, alone, Forgery(draws=self.config.draws)))
         return claims
 
 

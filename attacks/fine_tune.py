@@ -12,7 +12,7 @@ Differs from the paper: the kept epoch is the best on the attacker's held-out da
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -64,24 +64,25 @@ class Config(AttackConfig):
     epochs_per_trial: int = Field(1, ge=1)
 
 
-class FineTune(Attack):
+class FineTune(Attack[Config]):
     """Fine-tune or re-train all layers or the last one."""
 
     key = "fine-tune"
     title = "Fine-tuning"
     source = "Adi et al. 2018; Lukas et al. (SoK), S&P 2022"
-    needs = "weights"
-    needs_data = True
+    access = "weights"
+    uses_data = True
     version = 2
     identity: ClassVar = {"epochs": 0}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is nothing to train on, or None."""
         return needs_samples(self.config)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the fine-tuned copy, at the epoch with the best held-out accuracy (rounds: after the last one)."""
+        data = lab.data
         config, model = self.config, victim.module()
         data, targets = relabelled(data, victim, config.labels)
         head = model.get_submodule(logit_layer(model))

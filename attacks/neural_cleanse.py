@@ -12,7 +12,7 @@ Differs from the paper: all candidate triggers are optimised in one batch; at mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ from assay.attacks.parts.training import divergence, fine_tuning, needs_samples,
 from assay.attacks.parts.trigger_removal import Unlearning, prune_excited
 from assay.attacks.parts.trigger_search import SearchConfig, Trigger, anomaly, search_triggers
 from assay.methods.base import Method
-from assay.tasks.data.splits import Labelled, Party
+from assay.tasks.data.splits import Labelled
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 
@@ -53,25 +53,25 @@ class _Finding:
     notes: list[str]
 
 
-class NeuralCleanse(Attack):
+class NeuralCleanse(Attack[Config]):
     """Search every class's smallest trigger, tell the class whose trigger is too small, and remove it on demand."""
 
     key = "neural-cleanse"
     title = "Neural Cleanse"
     source = "Wang et al., IEEE S&P 2019; Lukas et al. (SoK), S&P 2022"
     kind = "detection"
-    needs = "weights"
-    needs_data = True
+    access = "weights"
+    uses_data = True
     laptop: ClassVar = {"passes": 30, "samples": 500, "patience": 2, "stall": 4, "epochs": 3}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why no trigger can be searched, or None."""
         if task.info.kind != "image":
             return f"a trigger is made of pixels; {task.dataset} holds {task.info.kind}"
         return needs_samples(self.config)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the report, and in the removal modes the cleansed copy.
 
         The report has `index` (the model's), `flagged` (how many classes), `suspect` (class of the smallest mask) and
@@ -79,6 +79,7 @@ class NeuralCleanse(Attack):
         (`source`, `suspect`) and its `norm` alone. The curve `neural-cleanse` has norm, success and passes per class
         (per pair: source · classes + target).
         """
+        data = lab.data
         order = torch.randperm(len(data.train), generator=lab.stream("select"))[: self.config.samples]
         clean = data.train.take(order.to(data.train.labels.device))
         lab.meter.touch(clean.inputs)

@@ -18,7 +18,6 @@ from torch import nn
 from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.attacks.parts.channels import Group, cut
 from assay.attacks.parts.neurons import Scope, prune_neurons
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 
 
@@ -31,18 +30,18 @@ class Config(AttackConfig):
     compact: bool = False  # cut the neurons out instead of zeroing them
 
 
-class NeuronPrune(Attack):
+class NeuronPrune(Attack[Config]):
     """Zero or cut out the neurons of smallest weights."""
 
     key = "neuron-prune"
     title = "Neuron pruning"
     source = "Li et al. (null embedding), 2019"
-    needs = "weights"
+    access = "weights"
     cheap = True
     identity: ClassVar = {"ratio": 0.0}
     Config = Config
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the pruned copy; its curve `pruned` holds the share of neurons gone from each layer, in order.
 
         Raises:

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from assay.attacks.base import Attack, Outcome, Victim
-from assay.tasks.data.splits import Party
+from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.tasks.lab import Lab
 
 
-class NoAttack(Attack):
+class NoAttack(Attack[AttackConfig]):
     """The identity; its row shows the mark before any attack."""
 
     key = "none"
     title = "no attack"
     source = "the baseline row of every table"
-    needs = "weights"
+    access = "weights"
     cheap = True
     identity: ClassVar = {}
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return an unchanged copy."""
         return Outcome(victim.module())

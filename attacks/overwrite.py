@@ -12,27 +12,28 @@ Differs from the paper: "without data" optimises the embedding term alone, which
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
-from assay.attacks.parts.embedding import EmbeddingLab, Wrapped
+from assay.attacks.base import Attack, Needs, Outcome, Victim
+from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
 from assay.attacks.parts.training import freeze_statistics, learning_rate, needs_samples, relabelled
-from assay.methods.base import Mark, Method
+from assay.methods.base import Method
+from assay.methods.embedding import Mark, implant
 from assay.tasks.data.splits import Labelled, Party
 from assay.tasks.errors import AssayError, Diverged, UnsupportedModel
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
-from assay.tasks.training.recipe import Batch, Recipe, Terms
+from assay.tasks.training.recipe import Batch, Recipe, Terms, Wrapped
 from assay.tasks.training.schedule import Schedule
 
 MOST_EPOCHS = 20  # where no source states how long an attacker embeds
 
 
-class Config(AttackConfig):
+class Config(RivalrousConfig):
     """Settings of overwriting."""
 
     mode: Literal["with_data", "without_data", "victim_labels", "leaked_key"] = "with_data"
@@ -78,57 +79,59 @@ class EmbeddingAlone(Wrapped):
         return kept
 
 
-class Overwrite(Attack):
+class Overwrite(Attack[Config]):
     """Embed the attacker's own mark on top of the owner's."""
 
     key = "overwrite"
     title = "Overwriting"
     source = "Liu, Weng, Zhu (greedy residuals), ICML 2021; FCW; Lukas et al. (SoK), S&P 2022"
     kind = "ambiguity"
-    needs = "weights"
-    needs_data = True
+    access = "weights"
+    uses_data = True
     laptop: ClassVar = {"epochs": 5}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why no second mark can be embedded, or None."""
-        if method.access == "nothing":
+        if not method.embeds:
             return f"{method.key} embeds nothing, so there is nothing to overwrite"
+        if reason := no_rival(method, self.config.rival):
+            return reason
         if self.config.mode != "without_data":
             return needs_samples(self.config)
         kind = task.info.kind
         return None if kind == "image" else f"mode without_data shows noise images; {task.dataset} holds {kind}"
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the overwritten copy and the new secret.
 
         A run that diverges leaves the attacker what was stolen: an unchanged copy and no claim.
         """
         if self.config.mode == "without_data":
-            lab, data = EmbeddingLab.of(lab, wrap=EmbeddingAlone), self._stand_ins(victim.task, lab)
+            lab = replace(lab, vary=EmbeddingAlone, data=self._stand_ins(victim.task, lab))
         elif self.config.mode == "victim_labels":
-            data, _ = relabelled(data, victim, "victim_hard")
+            lab = replace(lab, data=relabelled(lab.data, victim, "victim_hard")[0])
         schedule = self._schedule(victim.method.schedule(victim.task))
         try:
-            mark = self._embed(victim, data, lab, schedule)
+            mark = self._embed(victim, lab, schedule)
         except Diverged as why:
             return Outcome(victim.module(), notes=[f"no second mark: {why}"])
         lab.probe(schedule.epochs, mark.model)
         # Whoever only denies the owner's mark claims nothing.
-        return Outcome(mark.model, rival=None if self.leaks_key() else mark.secret, notes=mark.notes)
+        return Outcome(mark.model, rival=None if self.config.mode == "leaked_key" else mark.secret, notes=mark.notes)
 
-    def _embed(self, victim: Victim, data: Party, lab: Lab, schedule: Schedule) -> Mark:
+    def _embed(self, victim: Victim, lab: Lab, schedule: Schedule) -> Mark:
         """Return the copy with a new key, or with the contradiction of the leaked one."""
-        method, task = victim.method, victim.task
-        if not self.leaks_key():
-            return method.overwrite(victim.module(), task, data, lab, schedule)
+        rival = rival_of(victim.method, self.config.rival)
+        if self.config.mode != "leaked_key":
+            return rival.overwrite(victim.module(), lab, schedule)
         if victim.leaked is None:
             raise AssayError("overwrite: mode leaked_key needs the owner's key, and none was handed over")
-        return method.implant(victim.module(), method.contradict(victim.leaked, task, lab), task, data, lab, schedule)
+        return implant(victim.method, victim.module(), rival.deny(victim.leaked, lab), lab, schedule)
 
-    def leaks_key(self) -> bool:
-        """Return whether the owner's key is public."""
-        return bool(self.config.mode == "leaked_key")
+    def needs(self, task: Task, method: Method[Any]) -> Needs:
+        """Return also whether the owner's key is public."""
+        return replace(super().needs(task, method), key=self.config.mode == "leaked_key")
 
     def _schedule(self, owner: Schedule) -> Schedule:
         epochs = min(owner.epochs, MOST_EPOCHS) if self.config.epochs is None else self.config.epochs

@@ -10,7 +10,7 @@ Differs from the paper: the layers that read the moved channels are permuted too
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,7 +20,6 @@ from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.attacks.parts.channels import no_carrier, permute, targeted
 from assay.attacks.parts.graph import channel_groups
 from assay.methods.base import Method
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 
@@ -54,22 +53,22 @@ def draw_order(channels: int, n_nodes: int | Literal["all"], generator: torch.Ge
             return order
 
 
-class Permute(Attack):
+class Permute(Attack[Config]):
     """Reorder the channels of a network without changing its function."""
 
     key = "permute"
     title = "Neuron permutation"
     source = "Liu, Weng, Zhu (greedy residuals), ICML 2021"
-    needs = "weights"
+    access = "weights"
     cheap = True
     identity: ClassVar = {}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is no layer to permute, or None."""
         return no_carrier(self.config.targets, task, method)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the permuted copy.
 
         Raises:

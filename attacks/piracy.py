@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
-from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
-from assay.attacks.parts.embedding import Clipped, EmbeddingLab
+from assay.attacks.base import Attack, Outcome, Victim
+from assay.attacks.parts.embedding import Clipped
+from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
 from assay.attacks.parts.training import LearningRate, learning_rate, needs_samples
-from assay.methods.base import Mark, Method
+from assay.methods.base import Method
+from assay.methods.embedding import Mark
 from assay.methods.suspect import Suspect
 from assay.tasks.data.splits import Party, SplitMode
 from assay.tasks.errors import Diverged, UnsupportedModel
@@ -33,7 +36,7 @@ from assay.tasks.training.trainer import Observer, evaluate
 _ADAM = 1e-3  # the rate of the attackers that use Adam
 
 
-class Config(AttackConfig):
+class Config(RivalrousConfig):
     """Settings of piracy."""
 
     split: SplitMode = "pir5k"
@@ -46,38 +49,41 @@ class Config(AttackConfig):
     start: Literal["victim", "scratch"] = "victim"  # scratch: no theft at all, which piracy should not be cheaper than
 
 
-class Piracy(Attack):
+class Piracy(Attack[Config]):
     """Embed the attacker's own mark by incremental training, and watch both marks."""
 
     key = "piracy"
     title = "Piracy"
     source = "Li et al. (null embedding), 2019"
     kind = "ambiguity"
-    needs = "weights"
-    needs_data = True
+    access = "weights"
+    uses_data = True
     laptop: ClassVar = {}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why no pirate mark can be embedded, or None."""
-        if method.access == "nothing":
+        if not method.embeds:
             return f"{method.key} embeds nothing, so there is nothing to pirate"
-        return needs_samples(self.config)
+        return no_rival(method, self.config.rival) or needs_samples(self.config)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the pirated copy, or the network trained from scratch, and the pirate's secret.
 
         The evaluator's curve has accuracy and owner's score per epoch; the curve `pirate` has the pirate's own score
         and its held-out accuracy. A run that diverges leaves the attacker what was stolen: a copy and no claim.
         """
-        config, task, method = self.config, victim.task, self._unclipped(victim.method)
+        data = lab.data
+        config, task = self.config, victim.task
+        method = rival_of(victim.method, config.rival).unbounded()
         schedule = self._schedule(method.schedule(task))
         watch = (self._watch(lab, 0),)
-        clipped = {"wrap": lambda recipe: Clipped(recipe, config.clip)} if config.optimizer == "stable" else {}
-        own = EmbeddingLab.of(lab, watch=watch, **clipped)
+        own = replace(lab, watch=watch)
+        if config.optimizer == "stable":
+            own = replace(own, vary=lambda recipe: Clipped(recipe, config.clip))
         try:
             begun = victim.module() if config.start == "victim" else task.build(lab.train_seed)
-            mark = method.overwrite(begun, task, data, own, schedule)
+            mark = rival_of(method, config.rival).overwrite(begun, own, schedule)
             if config.post_finetune:
                 after, watch = schedule.but(epochs=config.post_finetune), (self._watch(lab, config.epochs),)
                 trained = lab.fit(mark.model, data.train, schedule=after, name="post-finetune", observers=watch)
@@ -96,13 +102,6 @@ class Piracy(Attack):
         schedule: Schedule = owner.steady(epochs=config.epochs, lr=learning_rate(lr, owner), **changes)
         return schedule
 
-    @staticmethod
-    def _unclipped(method: Method) -> Method:
-        """Return the method without a bound on gradients of its own: the optimiser is the attacker's choice."""
-        if "grad_clip" not in type(method.config).model_fields:
-            return method
-        return type(method)(method.config.but(grad_clip=None))
-
     def _watch(self, lab: Lab, before: int) -> Observer:
         """Return an observer that shows every epoch to the evaluator, and keeps it for the pirate's own curve.
 
@@ -117,7 +116,7 @@ class Piracy(Attack):
 
         return observe
 
-    def _measure(self, victim: Victim, mark: Mark, method: Method, data: Party, lab: Lab) -> None:
+    def _measure(self, victim: Victim, mark: Mark, method: Method[Any], data: Party, lab: Lab) -> None:
         """Record what the pirate sees of its own mark, epoch by epoch."""
         model = copy.deepcopy(mark.model)
         for step in range(1, self.config.epochs + self.config.post_finetune + 1):

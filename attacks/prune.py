@@ -16,7 +16,6 @@ from pydantic import Field
 
 from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.attacks.parts.pruning import Scope, prune_weights
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 
 
@@ -28,18 +27,18 @@ class Config(AttackConfig):
     skip_last: bool = False  # spare the layer that gives the logits (FCW's baseline code); scopes global and layer
 
 
-class Prune(Attack):
+class Prune(Attack[Config]):
     """Zero the weights of smallest magnitude."""
 
     key = "prune"
     title = "Magnitude pruning"
     source = "Han et al., NeurIPS 2015; tables of USP, FCW, ING and GRD"
-    needs = "weights"
+    access = "weights"
     cheap = True
     identity: ClassVar = {"ratio": 0.0}
     Config = Config
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the pruned copy; its curve `sparsity` holds the share of zeros of each pruned tensor, in order."""
         model = victim.module()
         tensors = prune_weights(model, self.config.ratio, self.config.scope, skip_last=self.config.skip_last)

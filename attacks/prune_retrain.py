@@ -10,7 +10,7 @@ Differs from the paper: no source says whether pruned weights may grow again; th
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ from assay.attacks.parts.training import (
     share_of_epochs,
 )
 from assay.methods.base import Method
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 
@@ -73,22 +72,23 @@ class Masked(FineTuning):
                 gradient.mul_(kept)
 
 
-class PruneRetrain(Attack):
+class PruneRetrain(Attack[Config]):
     """Zero the weights of smallest magnitude, then train what is left."""
 
     key = "prune-retrain"
     title = "Pruning with re-training"
     source = "Han et al., NeurIPS 2015; tables of USP, CSP and ingrain"
-    needs = "weights"
-    needs_data = True
+    access = "weights"
+    uses_data = True
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is nothing to train on, or None."""
         return needs_samples(self.config)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the re-trained copy at the epoch with the best held-out accuracy; its curve opens with the pruned."""
+        data = lab.data
         config, model = self.config, victim.module()
         pruned = self._prune(model)
         for place, tensor in enumerate(pruned):
@@ -108,6 +108,7 @@ class PruneRetrain(Attack):
         config = self.config
         if config.unit == "weights":
             return prune_weights(model, config.ratio, config.scope, skip_last=config.skip_last)
+        assert config.scope in ("global", "layer")  # the configuration allows neurons no other
         groups = [group for group, _ in prune_neurons(model, config.ratio, config.scope)]
         members = [member for group in groups for member in group.members if member.role != "consumer"]
         return [member.of(model) for member in members if not member.tensor.startswith("running")]

@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor
 
 from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 
 
@@ -33,18 +32,18 @@ def round_decimal(values: Tensor, digits: int) -> Tensor:
     return ((values.double() * factor).round_() / factor).to(values.dtype)
 
 
-class Round(Attack):
+class Round(Attack[Config]):
     """Round every parameter to a number of decimal digits."""
 
     key = "round"
     title = "Decimal rounding"
     source = "Yang, Dang, Chang (ingrain), table 7"
-    needs = "weights"
+    access = "weights"
     cheap = True
     identity: ClassVar = {"digits": 14}
     Config = Config
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the rounded copy."""
         model = victim.module()
         tensors = [*model.parameters(), *(model.buffers() if self.config.buffers else ())]

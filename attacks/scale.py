@@ -11,7 +11,7 @@ Differs from the paper: its values of δ are not legible; a factor per channel, 
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -21,7 +21,6 @@ from assay.attacks.base import Attack, AttackConfig, Outcome, Victim
 from assay.attacks.parts.channels import Group, no_carrier, scale, targeted
 from assay.attacks.parts.graph import scaling_groups
 from assay.methods.base import Method
-from assay.tasks.data.splits import Party
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 
@@ -55,22 +54,22 @@ def way(model: nn.Module, group: Group) -> Literal["plain", "bn_affine", "bn_sta
     return "bn_affine" if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in produced) else "plain"
 
 
-class Scale(Attack):
+class Scale(Attack[Config]):
     """Rescale the channels of a network without changing its function."""
 
     key = "scale"
     title = "Neuron scaling"
     source = "Liu, Weng, Zhu (greedy residuals), ICML 2021"
-    needs = "weights"
+    access = "weights"
     cheap = True
     identity: ClassVar = {}
     Config = Config
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is no layer to scale, or None."""
         return no_carrier(self.config.targets, task, method)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the scaled copy; its curve `factors` holds the least and greatest factor of each group, in order.
 
         Raises:

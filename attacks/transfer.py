@@ -13,13 +13,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Annotated, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import nn
 
-from assay.attacks.base import Adapted, Attack, AttackConfig, Outcome, Recovery, Victim
+from assay.attacks.base import Adapted, Attack, AttackConfig, Needs, Outcome, Recovery, Victim
 from assay.attacks.parts.graph import logit_layer
 from assay.attacks.parts.heads import Part, fresh_head, layers, repeats_added, trained_layers, with_head
 from assay.attacks.parts.training import (
@@ -75,25 +76,24 @@ class Config(AttackConfig):
         return key
 
 
-class Transfer(Attack):
+class Transfer(Attack[Config]):
     """Train the stolen network on another task."""
 
     key = "transfer"
     title = "Transfer learning"
     source = "Li et al. (null embedding), section 8.4; tables of FCW and greedy residuals"
-    needs = "weights"
-    needs_data = True
-    twin = True
+    access = "weights"
+    uses_data = True
     laptop: ClassVar = {"stand_in": True, "samples": 2000, "momentum": 0.9}
     identity: ClassVar = {"epochs": 0, "head": "reuse"}
     Config = Config
 
-    def datasets(self, task: Task) -> tuple[str, ...]:
-        """Return the other task's data set, if it is not the attacker's own split by classes."""
+    def needs(self, task: Task, method: Method[Any]) -> Needs:
+        """Return the other task's data set, if it is not the attacker's own split by classes, and the unmarked twin."""
         key = self._target(task)
-        return () if key == "own" else (key,)
+        return replace(super().needs(task, method), datasets=() if key == "own" else (key,), twin=True)
 
-    def supports(self, task: Task, method: Method) -> str | None:
+    def supports(self, task: Task, method: Method[Any]) -> str | None:
         """Return why there is no other task to turn to, or why the mode repeats another, or None."""
         if reason := repeats_added(task.dataset, task.model, self.config.mode):
             return reason
@@ -106,8 +106,9 @@ class Transfer(Attack):
             return f"{key} holds images of {task.dataset}, the owner's among them; target own splits the attacker's"
         return self._too_few(task)
 
-    def run(self, victim: Victim, data: Party, lab: Lab) -> Outcome:
+    def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the network on the other task, and what the owner needs to look for the mark in it."""
+        data = lab.data
         config, task, model = self.config, victim.task, victim.module()
         name = logit_layer(model)
         old_head = copy.deepcopy(model.get_submodule(name))
@@ -157,7 +158,7 @@ class Transfer(Attack):
         config = self.config
         return fine_tuning(task, epochs, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
-    def _recovery(self, method: Method) -> Recovery:
+    def _recovery(self, method: Method[Any]) -> Recovery:
         if self.config.recovery != "auto":
             chosen: Recovery = self.config.recovery
             return chosen

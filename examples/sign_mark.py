@@ -10,9 +10,9 @@ from pydantic import Field
 
 from assay.methods.base import Method, MethodConfig
 from assay.methods.parts.statistics import binomial_tail
-from assay.methods.verdict import Verdict
+from assay.methods.reading import Reading
 from assay.tasks.errors import UnsupportedModel
-from assay.tasks.training.trainer import Recipe
+from assay.tasks.training.recipe import Recipe
 
 
 class Config(MethodConfig):
@@ -23,8 +23,9 @@ class Config(MethodConfig):
 
 class _PressSigns(Recipe):
     def __init__(self, secret, config, device):
+        super().__init__()
         self.name, self.config = secret["layer"], config
-        self.places, self.signs = secret["places"].to(device), secret["signs"].to(device)
+        self.places, self.signs = secret["places"].to(device), secret["bits"].to(device)
 
     def loss(self, model, batch):
         weights = model.get_parameter(self.name).flatten()[self.places]
@@ -36,15 +37,15 @@ class SignMark(Method):
     key, title, paper = "sign-mark", "Secret weight signs", "an example of this project"
     access, family, Config = "weights", "bits", Config
 
-    def draw(self, task, data, lab):
-        layers = {name: p for name, p in task.build("layers").named_parameters() if p.dim() > 1}
+    def draw(self, lab):
+        layers = {name: p for name, p in lab.task.build("layers").named_parameters() if p.dim() > 1}
         name, weight = next((n, p) for n, p in layers.items() if p.numel() >= 4 * self.config.bits)
         draws = lab.stream("secret")
         places = torch.randperm(weight.numel(), generator=draws)[: self.config.bits]
         signs = torch.randint(0, 2, (self.config.bits,), generator=draws) * 2.0 - 1
-        return {"layer": name, "shape": list(weight.shape), "places": places, "signs": signs}
+        return {"layer": name, "shape": list(weight.shape), "places": places, "bits": signs}
 
-    def recipe(self, task, data, secret, lab):
+    def recipe(self, lab, secret):
         return _PressSigns(secret, self.config, lab.device)
 
     def read(self, suspect, secret):
@@ -52,6 +53,6 @@ class SignMark(Method):
         if weight is None or list(weight.shape) != secret["shape"]:
             raise UnsupportedModel(f"the suspect has no layer {secret['layer']} of shape {secret['shape']}")
         read = weight.flatten().cpu()[secret["places"].cpu()].sign()
-        hits, bits = int((read == secret["signs"].cpu()).sum()), len(secret["signs"])
+        hits, bits = int((read == secret["bits"].cpu()).sum()), len(secret["bits"])
         p_value = binomial_tail(hits, bits, 0.5)
-        return Verdict(hits / bits, 0.5, 0.95, p_value, hits / bits >= 0.95, "T3", hits, bits)
+        return Reading(hits / bits, 0.5, 0.95, p_value, hits / bits >= 0.95, "T3", hits, bits)

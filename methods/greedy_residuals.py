@@ -3,12 +3,12 @@
 Paper: Liu, Weng, Zhu, "Watermarking Deep Neural Networks with Greedy Residuals", ICML 2021,
     https://proceedings.mlr.press/v139/liu21x.html
 Access: weights. Protected is the carrier layer of the released network, whatever its task; verifying takes no data.
-Differs from the paper: Ed25519 instead of RSA with 256 bits, which is factored in minutes, and SHAKE-256 of the
-    signature; the embedding step is joint with SGD, as in the published code, and Algorithm 1's
-    separate one with adaptive optimisers, whose steps do not scale with a gradient; the carrier, which the paper does
-    not name, is the first layer with four weights per bit or more; the paper names no threshold, so p <= 1e-3 decides.
-    The laptop profile takes the strength from the number of steps, because 0.01 needs thousands, and rows no longer
-    than the carrier fills.
+Differs from the paper: the signature is Ed25519 instead of RSA with 256 bits, which is factored in minutes, and its
+    bits are SHAKE-256 of it. The embedding step is joint with SGD, as in the published code, and Algorithm 1's separate
+    step with adaptive optimisers, whose steps do not scale with a gradient. The paper does not name the carrier; here
+    it is the first layer with four weights per bit or more. The paper names no threshold, so p <= 1e-3 decides. The
+    laptop profile computes the strength from the number of steps, because 0.01 needs thousands of them, and takes rows
+    no longer than the carrier fills.
 """
 
 from __future__ import annotations

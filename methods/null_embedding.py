@@ -3,14 +3,14 @@
 Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural Networks", 2019,
     https://arxiv.org/abs/1910.01226
 Access: labels, for inputs far outside [0, 1]; a service that clips its inputs hides the mark. Protected is the network.
-Differs from the paper: Ed25519 signatures instead of RSA, and domain-separated SHA-256/SHAKE-256 for the unspecified
-    hashes; the value of lambda, lost in the available text, is 2000 in
-    convolutional networks without normalisation, like the paper's, and 2000/255 elsewhere (extreme samples ruin batch
-    statistics, and a perceptron's null part stays at chance); a p-value by key re-draw (T6), since an unmarked network
-    answers an extreme pattern with one class as a whole and no binomial law holds. Without clipped gradients lambda
-    2000 collapses training, and with them it still depends on the key and on rounding whether the null part is learned
-    (on 8,000 digits of MNIST 2 of 10 marks fail at 2000, 1 of 10 at 200, however long training lasts): the laptop
-    profile takes 2000/255, which is 2000 where pixels reach from 0 to 255, and needs no clipping.
+Differs from the paper: signatures are Ed25519 instead of RSA, and the unspecified hashes are domain-separated SHA-256
+    and SHAKE-256. The p-value comes from key re-draw (T6), because an unmarked network answers an extreme pattern with
+    one class as a whole, so no binomial law holds. The value of lambda is lost in the available text. Here it is 2000
+    in convolutional networks without normalisation, like the paper's, and 2000/255 elsewhere: extreme samples ruin
+    batch statistics, and a perceptron's null part stays at chance. Without clipped gradients lambda 2000 collapses
+    training. With clipping it still depends on the key and on rounding whether the null part is learned: on 8,000
+    digits of MNIST 2 of 10 marks fail at 2000 and 1 of 10 at 200, however long training lasts. So the laptop profile
+    takes 2000/255, which is 2000 where pixels reach from 0 to 255, and needs no clipping.
     Of several marks one is announced; `hidden_marks` gives the evidence by which each of the others verifies alone.
 """
 

@@ -14,7 +14,12 @@ from assay.tasks.errors import AccessDenied, UnsupportedModel
 from assay.tasks.training.meter import Meter
 
 Access = Literal["weights", "logits", "labels", "nothing"]
-_RANK = {"nothing": 0, "labels": 1, "logits": 2, "weights": 3}
+_RANK: dict[Access, int] = {"nothing": 0, "labels": 1, "logits": 2, "weights": 3}
+
+
+def less_than(access: Access) -> Access:
+    """Return the next smaller access; of `nothing`, nothing."""
+    return next((name for name, rank in _RANK.items() if rank == _RANK[access] - 1), "nothing")
 
 
 class Oracle:

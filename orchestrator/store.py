@@ -108,6 +108,9 @@ class Store:
             except OSError:
                 if not self.committed(key):
                     raise
+                if model is not None and not self.has_model(key):  # a surrogate that only now is needed
+                    os.replace(aside / "model.safetensors", final / "model.safetensors")
+                    _sync(final)
                 return False
             _sync(final.parent)
         finally:
@@ -122,6 +125,10 @@ class Store:
     def tree(self, key: str, name: str) -> dict[str, Any]:
         """Return a committed tree (`secret`, `rival`), tensors on the CPU, where secrets lie."""
         return load_tree(self.folder(key) / f"{name}.safetensors")
+
+    def has_model(self, key: str) -> bool:
+        """Return whether a committed stage holds a state dict."""
+        return (self.folder(key) / "model.safetensors").exists()
 
     def has_tree(self, key: str, name: str) -> bool:
         """Return whether a committed stage holds the named tree."""

@@ -38,10 +38,29 @@ def varying(configs: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if len({_text(config.get(name, ...)) for config in flats}) > 1)
 
 
+@lru_cache(maxsize=65536)
+def canonical(text: str) -> str:
+    """Return a text that is the same for equal configurations, however their keys are ordered or numbers written."""
+    return json.dumps({name: _text(value) for name, value in flat(text).items()}, sort_keys=True)
+
+
 def label(key: str, config: str, names: Iterable[str]) -> str:
     """Return a plugin's key followed by the named parameters, as in `distill temperature=5`."""
+    return " ".join(part for part in (key, parameters(config, names)) if part)
+
+
+def parameters(config: str, names: Iterable[str], prefix: str = "", *, exact: bool = False) -> str:
+    """Return the named parameters of a configuration, those that it has, as in `epochs=8 lr=0.001`.
+
+    Args:
+        config: the configuration.
+        names: the parameters, nested ones joined by dots.
+        prefix: what to write before each name.
+        exact: write values as JSON, every digit of a number included.
+    """
     values = flat(config)
-    return " ".join([key, *(f"{name}={show(values[name])}" for name in names if name in values)])
+    shown = _text if exact else show
+    return " ".join(f"{prefix}{name}={shown(values[name])}" for name in names if name in values)
 
 
 def show(value: Any) -> str:

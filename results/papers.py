@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any, Final
 import pandas as pd
 
 from assay.results.configs import natural, same
+from assay.results.decisions import chance_norm
 from assay.results.errors import ResultsError, unknown
 
 PAPERS: Final = ("function_coupled", "greedy_residuals", "ingrain", "null_embedding", "usp_csp")
@@ -120,23 +122,23 @@ WATERMARK: Final[Mapping[tuple[str, str], Rule | None]] = {
     ("", "instance"): None,
     ("", "run"): None,
     ("", "gamma"): Rule(("gamma",)),
-    ("", "signal_len"): Rule(("signal_len", "signal_length")),
+    ("", "signal_len"): Rule(("signal_len",)),
     ("", "tau"): Rule(("tau",), _scaled(0.01)),
     ("", "kld_loss"): Rule(("use_kld",), silent=True),
     ("", "detector"): Rule(("use_detector_loss",), silent=True),
-    ("", "r"): Rule(("r", "transparency")),
+    ("", "r"): Rule(("r",)),
     ("", "pattern"): Rule(("pattern_size",), _square),
     ("", "D_S"): Rule(("carriers",)),
-    ("lsb", "D_S"): Rule(("n_bits", "bits", "n"), _scaled(3)),  # as much information as the carriers' labels
-    ("sgn", "D_S"): Rule(("n_bits", "bits", "n"), _scaled(3)),
-    ("cor", "D_S"): Rule(("n_bits", "bits", "n"), _scaled(3)),
+    ("lsb", "D_S"): Rule(("bits",), _scaled(3)),  # as much information as the carriers' labels
+    ("sgn", "D_S"): Rule(("bits",), _scaled(3)),
+    ("cor", "D_S"): Rule(("bits",), _scaled(3)),
     ("uchida", "D_S"): None,  # always 256 bits, whatever D_S
     ("clean", "D_S"): None,
-    ("", "lambda"): Rule(("strength", "lambda")),
+    ("", "lambda"): Rule(("strength",)),
     ("", "T"): Rule(("temperature",)),
-    ("", "bits"): Rule(("bits", "n_bits", "n")),
+    ("", "bits"): Rule(("bits",)),
     ("", "eta"): Rule(("eta",)),
-    ("", "mu"): Rule(("margin", "mu")),
+    ("", "mu"): Rule(("margin",)),
     ("", "scheme"): Rule(("scheme",), _words({2: (2, "2", "V2", "v2")})),
 }
 ATTACK: Final[Mapping[tuple[str, str], Rule | None]] = {
@@ -145,26 +147,24 @@ ATTACK: Final[Mapping[tuple[str, str], Rule | None]] = {
     ("prune-retrain", "lr"): Rule(("lr",), effort=True),
     ("", "epochs"): Rule(("epochs",), effort=True),
     ("", "trials"): Rule(("trials",), effort=True),
-    ("", "recover_epochs"): Rule(("recover_epochs", "recovery_epochs"), effort=True),
-    ("", "n_watermarks"): Rule(("n_keys", "keys", "draws", "n"), effort=True),
-    ("", "rate"): Rule(("ratio", "rate")),
+    ("", "recover_epochs"): Rule(("recovery_epochs",), effort=True),
+    ("", "n_watermarks"): Rule(("keys", "draws"), effort=True),
+    ("", "rate"): Rule(("ratio",)),
     ("", "temperature"): Rule(("temperature",)),
     ("", "student"): Rule(("student",)),
     ("", "data_frac"): Rule(("split",), _words({0.2: ("disjoint20",)})),
     ("", "data_n"): Rule(("split",), _words({5000: ("pir5k",)})),
-    ("", "original_data"): Rule(
-        ("mode", "with_data"), _words({True: ("with_data", True), False: ("without_data", False)})
-    ),
+    ("", "original_data"): Rule(("mode",), _words({True: ("with_data",), False: ("without_data",)})),
     ("", "digits"): Rule(("digits",)),
-    ("", "speedup"): Rule(("speedup", "speed_up"), _within),
-    ("", "nodes"): Rule(("n_nodes", "nodes")),
-    ("", "target"): Rule(("target", "target_dataset")),
+    ("", "speedup"): Rule(("speedup",), _within),
+    ("", "nodes"): Rule(("n_nodes",)),
+    ("", "target"): Rule(("target",)),
     ("", "layers"): Rule(
         ("mode", "layers"),
         _words({"last": ("added", "last"), "last-two": ("last_two_dense",), "dense": ("all_dense",)}),
     ),
     ("", "query_data"): Rule(("source",), _words({"imagenet": ("ood", "imagenet"), "youtube_faces": ("ood",)})),
-    ("", "n_models"): Rule(("n_models", "models", "n")),
+    ("", "n_models"): Rule(("n_models",)),
     ("", "role"): Rule(("role",), silent="victim"),
     # One entry of a matrix of detectors and models; a configuration has no such entry.
     ("", "detector"): Rule(("detector",), silent=None),
@@ -232,31 +232,37 @@ METRICS: Final[Mapping[str, tuple[str, ...]]] = {
 """Names under which a figure may stand in a row's `metrics`, a verdict's with `before_` or `after_` in front."""
 
 
-def measured(paper: str, metric: str, stage: str, rows: pd.DataFrame) -> pd.Series:
-    """Return our figure for a published metric, one per row and as a fraction; NaN where it was not measured.
+FIGURES: Final = (
+    "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "rival_score", "metrics",
+)  # fmt: skip
+"""The columns of a row that `measured` reads."""
+
+
+def measured(paper: str, metric: str, stage: str, row: Mapping[str, Any]) -> float | None:
+    """Return our figure for a published metric as a fraction; None where it was not measured.
 
     Args:
         paper: whose definition holds; `ingrain` prints watermark accuracy with chance at 0.
         metric: the published metric.
         stage: `before`, `after` or `na`.
-        rows: as returned by `parquet.read_rows`.
+        row: a cell's, with at least `FIGURES`; null is None.
     """
     end = "after" if stage == "after" else "before"
-    score = rows[f"score_{end}"]
+    score, main, clean = row[f"score_{end}"], row[f"main_{end}"], row["main_clean"]
     if metric == "wm_acc" and paper == "ingrain":
-        return ((score - rows["chance"]) / (1 - rows["chance"])).clip(lower=0)
+        chance = row["chance"]
+        return None if score is None or chance is None else chance_norm(score, chance)
     if metric == "wm_acc" or (metric == "wm_det_rate" and paper == "greedy_residuals"):
         return score
     if metric in ("pirate_wm_acc", "pirate_wm_det_rate"):
-        return rows["rival_score"]
-    main = rows[f"main_{end}"]
+        return row["rival_score"]
     if metric == "main_acc":
         return main
-    if metric == "main_acc_change":
-        return main - rows["main_clean"]
-    if metric == "main_acc_preserving_rate":
-        return main / rows["main_clean"]
+    if metric in ("main_acc_change", "main_acc_preserving_rate"):
+        if main is None or not clean:
+            return None
+        return main - clean if metric == "main_acc_change" else main / clean
     names = METRICS.get(metric, (metric,))
     order = [f"{end}_{name}" for name in names] + list(names)
-    values = [next((own[name] for name in order if name in own), float("nan")) for own in rows["metrics"]]
-    return pd.Series(values, index=rows.index, dtype=float)
+    value = next((row["metrics"][name] for name in order if name in row["metrics"]), None)
+    return None if value is None or math.isnan(value) else value

@@ -6,22 +6,30 @@ and a low score. Scores of different methods compare in SoK's normalisation (thr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import pandas as pd
 
-from assay.results import configs
+from assay.results.configs import natural
+from assay.results.decisions import Rules
+from assay.results.merging import ATTACK, METHOD, TASK, Row, groups, labels, records
 from assay.results.render import Keys, Table
 from assay.results.statistics import over_victims
 
-MAX_LOSS = 0.05  # the largest loss of accuracy of an attack that succeeds, one-sided
-_LEGEND = (
-    "hyper-volume: share of the box between 5 points below the victim's accuracy and all scores that attacks dominate, "
-    "0 robust to 1; scores in SoK's normalisation: threshold at 0.5, full match at 1",
-    "robust: no configuration with a cost share below 1 removes the mark from half of the victims or more",
-    "front: accuracy in percent · score; pay-off in SoK's game: the accuracy of a removal, of all else less the score",
-)
+_DEFAULT: Final = Rules()
+_FIGURES: Final = ("status", "outcome", "main_after", "main_before", "cost_share", "metrics")
+
+
+def _legend(rules: Rules) -> tuple[str, ...]:
+    return (
+        f"hyper-volume: share of the box between {100 * rules.largest_loss:g} points below the victim's accuracy and "
+        "all scores that attacks dominate, 0 robust to 1; scores in SoK's normalisation: threshold at 0.5, full match at 1",
+        "robust: no configuration with a cost share below 1 removes the mark from half of the victims or more",
+        "front: accuracy in percent · score; pay-off in SoK's game: the accuracy of a removal, of all else less the "
+        "score",
+    )
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Point:
     """One attack configuration on one method and task.
 
     Attributes:
-        attack, config: its key and canonical configuration.
+        name: the attack's key, with what tells it from the others on its task.
         main: accuracy of the surrogate, a mean over victims.
         main_before: accuracy of the victims.
         score: normalised watermark score of the surrogate, in [0, 1].
@@ -38,8 +46,7 @@ class Point:
         cells: keys of the cells behind it.
     """
 
-    attack: str
-    config: str
+    name: str
     main: float
     main_before: float
     score: float
@@ -47,10 +54,9 @@ class Point:
     cost_share: float | None
     cells: tuple[str, ...]
 
-    @property
-    def inside(self) -> bool:
-        """Whether the attacker may afford the loss of accuracy."""
-        return self.main_before - self.main <= MAX_LOSS + 1e-9
+    def inside(self, rules: Rules) -> bool:
+        """Return whether the attacker may afford the loss of accuracy."""
+        return self.main_before - self.main <= rules.largest_loss + 1e-9
 
     @property
     def pay_off(self) -> float:
@@ -63,20 +69,33 @@ def points(rows: pd.DataFrame) -> list[Point]:
 
     Args:
         rows: as returned by `parquet.read_rows`; cells without a result or a score are left out.
+
+    Raises:
+        ResultsError: the rows are of several tasks or methods, or of several settings of one.
     """
-    done = rows[(rows["status"] == "ok") & rows["outcome"].notna()].copy()
-    done["_score"] = [metrics.get("score_sok", float("nan")) for metrics in done["metrics"]]
+    return _points(_with_outcome(rows))
+
+
+def _with_outcome(rows: pd.DataFrame) -> list[Row]:
+    return [row for row in records(rows, _FIGURES) if row["status"] == "ok" and row["outcome"] is not None]
+
+
+def _points(done: Sequence[Row]) -> list[Point]:
     found = []
-    for (attack, config), group in done.groupby(["attack", "attack_config"], sort=True):
-        victims = group["victim_seed"].astype(int)
-        columns = ("main_after", "main_before", "_score", "cost_share")
-        means = {name: over_victims(group[name].astype(float), victims) for name in columns}
-        if means["_score"].n:
-            share = means["cost_share"].value if means["cost_share"].n else None
-            removed = float((group["outcome"] == "removed").mean())
-            main, before, score = (means[name].value for name in columns[:3])
-            keys = tuple(str(key) for key in group["cell_key"])
-            found.append(Point(str(attack), str(config), main, before, score, removed, share, keys))
+    by_name: dict[str, list[Row]] = {}
+    for row, name in zip(done, labels(done, ATTACK), strict=True):
+        by_name.setdefault(name, []).append(row)
+    for name, group in sorted(by_name.items(), key=lambda item: natural(item[0])):
+        main, before, cost = (
+            over_victims([row[column] for row in group], group)
+            for column in ("main_after", "main_before", "cost_share")
+        )
+        score = over_victims([row["metrics"].get("score_sok") for row in group], group)
+        if score.n:
+            removed = sum(row["outcome"] == "removed" for row in group) / len(group)
+            keys = tuple(str(row["cell_key"]) for row in group)
+            share = cost.value if cost.n else None
+            found.append(Point(name, main.value, before.value, score.value, removed, share, keys))
     return found
 
 
@@ -89,29 +108,32 @@ def front(candidates: Iterable[Point]) -> list[Point]:
     return kept
 
 
-def hypervolume(candidates: Iterable[Point], main_before: float) -> float:
-    """Return the share of the box [main_before - 0.05, main_before] x [0, 1] that attacks dominate.
+def hypervolume(candidates: Iterable[Point], main_before: float, rules: Rules = _DEFAULT) -> float:
+    """Return the share of the box [main_before - largest loss, main_before] x [0, 1] that attacks dominate.
 
     Args:
         candidates: points of one method.
         main_before: accuracy of the marked victims.
+        rules: the largest loss; where none is allowed the box has no width, and the share is that of its height.
 
     Returns:
         0: robust against all of them, to 1: the mark vanishes at no loss of accuracy.
     """
-    low = main_before - MAX_LOSS
+    if rules.largest_loss == 0:
+        return 1 - min((point.score for point in candidates if point.inside(rules)), default=1.0)
+    low = main_before - rules.largest_loss
     volume, reached = 0.0, 1.0
     for point in front(candidates):
         width = min(point.main, main_before) - low
         if width > 0:
             volume += width * (reached - min(point.score, reached))
             reached = min(point.score, reached)
-    return volume / MAX_LOSS
+    return volume / rules.largest_loss
 
 
-def cheapest_removals(candidates: Iterable[Point]) -> list[Point]:
+def cheapest_removals(candidates: Iterable[Point], rules: Rules = _DEFAULT) -> list[Point]:
     """Return the front of cost share against score among the points that keep the model of use; cheapest first."""
-    affordable = [point for point in candidates if point.inside and point.cost_share is not None]
+    affordable = [point for point in candidates if point.inside(rules) and point.cost_share is not None]
     kept: list[Point] = []
     for point in sorted(affordable, key=lambda point: (point.cost_share or 0.0, point.score)):
         if not kept or point.score < kept[-1].score:
@@ -124,55 +146,44 @@ def equilibrium(candidates: Sequence[Point]) -> Point | None:
     return max(candidates, key=lambda point: (point.pay_off, -point.score), default=None)
 
 
-def robustness(rows: pd.DataFrame) -> Table:
+def robustness(rows: pd.DataFrame, rules: Rules = _DEFAULT) -> Table:
     """Return one line per task and method: how much its attackers gain, by which attacks.
 
     Args:
         rows: as returned by `parquet.read_rows`.
+        rules: those that the rows were decided by.
     """
     columns = ("task", "method", "hyper-volume", "robust", "front", "cheapest removal", "largest pay-off")
-    texts: list[tuple[str, ...]] = []
-    keys: list[tuple[Keys, ...]] = []
-    for (task, method, _), group in rows.groupby(["task", "method", "method_config"], sort=True):
-        found = points(group)
-        if not found:
-            continue
-        names = _names(found)
-        ends = front(point for point in found if point.inside)
-        cheap = [point for point in cheapest_removals(found) if point.removed >= 0.5][:1]
-        best = equilibrium(found)
-        before = found[0].main_before
-        shown = ", ".join(f"{names[p]} ({100 * p.main:.1f} · {p.score:.2f})" for p in ends)
-        texts.append((
-            str(task), str(method), f"{hypervolume(found, before):.2f}", "no" if _broken(found) else "yes", shown,
-            ", ".join(f"{names[p]} (share {p.cost_share:.2g})" for p in cheap) or "none",
-            f"{names[best]} ({best.pay_off:.2f})" if best else "-",
-        ))  # fmt: skip
-        every = tuple(key for point in found for key in point.cells)
-        of_best = best.cells if best else ()
-        keys.append(
-            (
-                (),
-                (),
-                every,
-                every,
-                tuple(k for p in ends for k in p.cells),
-                tuple(k for p in cheap for k in p.cells),
-                of_best,
-            )
-        )
-    return Table("Robustness", columns, tuple(texts), _LEGEND, tuple(keys), lead=2, parted=False)
+    done = _with_outcome(rows)
+    names = {row["cell_key"]: lead for row, *lead in zip(done, labels(done, TASK), labels(done, METHOD), strict=True)}
+    lines: list[tuple[tuple[str, Keys], ...]] = []
+    for group in groups(done, TASK, METHOD).values():
+        if found := _points(group):
+            lead = ((name, ()) for name in names[group[0]["cell_key"]])
+            lines.append((*lead, *_line(found, rules)))
+    lines.sort(key=lambda line: [natural(name) for name, _ in line[:2]])
+    texts = tuple(tuple(text for text, _ in line) for line in lines)
+    keys = tuple(tuple(cells for _, cells in line) for line in lines)
+    return Table("Robustness", columns, texts, _legend(rules), keys, lead=2, parted=False)
+
+
+def _line(found: Sequence[Point], rules: Rules) -> Iterator[tuple[str, Keys]]:
+    """Yield the texts of a line behind its lead, each with the cells behind it."""
+    every = tuple(key for point in found for key in point.cells)
+    yield f"{hypervolume(found, found[0].main_before, rules):.2f}", every
+    yield "no" if _broken(found) else "yes", every
+    ends = front(point for point in found if point.inside(rules))
+    yield ", ".join(f"{p.name} ({100 * p.main:.1f} · {p.score:.2f})" for p in ends), _cells(ends)
+    cheap = [point for point in cheapest_removals(found, rules) if point.removed >= 0.5][:1]
+    yield ", ".join(f"{p.name} (share {p.cost_share:.2g})" for p in cheap) or "none", _cells(cheap)
+    best = equilibrium(found)
+    yield (f"{best.name} ({best.pay_off:.2f})", best.cells) if best else ("-", ())
+
+
+def _cells(found: Iterable[Point]) -> Keys:
+    return tuple(key for point in found for key in point.cells)
 
 
 def _broken(found: Iterable[Point]) -> bool:
     """Whether an economical attack removes the mark from half of the victims or more."""
     return any(point.removed >= 0.5 and (point.cost_share or 0.0) < 1 for point in found)
-
-
-def _names(found: Sequence[Point]) -> dict[Point, str]:
-    names: dict[Point, str] = {}
-    for attack in dict.fromkeys(point.attack for point in found):
-        own = [point for point in found if point.attack == attack]
-        differ = configs.varying(point.config for point in own)
-        names |= {point: configs.label(attack, point.config, differ) for point in own}
-    return names

@@ -1,4 +1,4 @@
-"""Rows and curves to and from Parquet: one file each, replaced as a whole, never appended to."""
+"""Rows, curves and nulls to and from Parquet: one file each, replaced as a whole, never appended to."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ import pyarrow.parquet as pq
 
 from assay.results.errors import ResultsError, unknown
 from assay.results.schema import (
+    COLUMNS,
     CURVE,
     CURVE_ORDER,
     CURVES_FILE,
-    OUTCOMES,
+    NULL,
+    NULL_ORDER,
+    NULLS_FILE,
+    READING,
     ROW,
     ROWS_FILE,
     STAGES,
-    STATUSES,
     TIMING_COLUMNS,
 )
 
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"status": STATUSES, "outcome": OUTCOMES, "stage": STAGES}
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "stage": STAGES,
+    **{column.name: column.choices for column in COLUMNS if column.choices},
+}
+_NESTED: Final = tuple(field.name for field in ROW if pa.types.is_nested(field.type))  # read as dicts
+_FIELDS: Final[Mapping[str, pa.Field[Any]]] = {field.name: field for field in READING if field.name != "name"}
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -37,7 +45,8 @@ def write_rows(out: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
     Args:
         out: the sweep's folder, created if missing.
-        rows: one mapping per cell with exactly the columns of `schema.ROW`; `metrics` is a mapping of numbers.
+        rows: one mapping per cell with exactly the columns of `schema.ROW`; `metrics` is a mapping of numbers, and
+            `readings` a mapping from names to `schema.Reading`, or None.
 
     Raises:
         ResultsError: a key is unknown, missing, of the wrong type or null where it must not be, or a cell is doubled.
@@ -48,6 +57,14 @@ def write_rows(out: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 def write_curves(out: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Replace `OUT/curves.parquet` by these points, sorted by stage, curve, step and metric; errors as `write_rows`."""
     return _replace(out / CURVES_FILE, _table(rows, CURVE, CURVE_ORDER))
+
+
+def write_nulls(out: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Replace `OUT/nulls.parquet` by these points (`nulls.null_points`), sorted by null, model and key.
+
+    Errors as `write_rows`.
+    """
+    return _replace(out / NULLS_FILE, _table(rows, NULL, NULL_ORDER))
 
 
 def _table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, identity: tuple[str, ...]) -> pa.Table:
@@ -69,23 +86,50 @@ def _table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema, identity: tuple
 
 def _column(records: list[Mapping[str, Any]], field: pa.Field[Any], identity: tuple[str, ...]) -> pa.Array[Any]:
     values = [record[field.name] for record in records]
+    for record, value in zip(records, values, strict=True):
+        if why := _fault(field, value):
+            raise ResultsError(f"{identity[0]} {record[identity[0]]}: {why}")
     if pa.types.is_map(field.type):
         values = [sorted(value.items()) if isinstance(value, Mapping) else value for value in values]
-    choices = _CHOICES.get(field.name)
-    for record, value in zip(records, values, strict=True):
-        where = f"{identity[0]} {record[identity[0]]}"
-        if value is None and not field.nullable:
-            raise ResultsError(f"{where}: {field.name} is null; it is needed in every row")
-        if choices and value is not None and value not in choices:
-            raise unknown(field.name, str(value), choices, where)
-        # Arrow would read True as 1.0 and cut 1.5 down to 1.
-        flag = isinstance(value, bool) and not pa.types.is_boolean(field.type)
-        if flag or (isinstance(value, float) and pa.types.is_integer(field.type)):
-            raise ResultsError(f"{where}: {field.name} is {value}; {field.type} is needed")
+    elif pa.types.is_list(field.type):
+        values = [_listed(value) if isinstance(value, Mapping) else value for value in values]
     try:
         return pa.array(values, type=field.type)
     except (pa.ArrowException, TypeError, ValueError) as why:
         raise ResultsError(f"column {field.name}: a value is not {field.type} ({_one_line(why)})") from why
+
+
+def _fault(field: pa.Field[Any], value: Any) -> str:
+    """Return what is wrong with a value, in words; empty if nothing is, as far as Arrow does not see it itself."""
+    if value is None:
+        return "" if field.nullable else f"{field.name} is null; it is needed in every row"
+    if field.name in _CHOICES and value not in _CHOICES[field.name]:
+        return str(unknown(field.name, str(value), _CHOICES[field.name]))
+    if pa.types.is_list(field.type):
+        return _fault_of_readings(value)
+    # Arrow would read True as 1.0 and cut 1.5 down to 1.
+    flag = isinstance(value, bool) and not pa.types.is_boolean(field.type)
+    if flag or (isinstance(value, float) and pa.types.is_integer(field.type)):
+        return f"{field.name} is {value}; {field.type} is needed"
+    return ""
+
+
+def _fault_of_readings(readings: Any) -> str:
+    if not isinstance(readings, Mapping):
+        return f"readings is {type(readings).__name__}; a mapping from names to readings is needed"
+    for name, reading in readings.items():
+        if reading.keys() != _FIELDS.keys():
+            extra, lost = sorted(reading.keys() - _FIELDS.keys()), sorted(_FIELDS.keys() - reading.keys())
+            why = str(unknown("figure", extra[0], _FIELDS)) if extra else f"missing figure {', '.join(lost)}"
+            return f"reading {name!r}: {why}"
+        for field in _FIELDS.values():
+            if why := _fault(field, reading[field.name]):
+                return f"reading {name!r}: {why}"
+    return ""
+
+
+def _listed(readings: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"name": name, **readings[name]} for name in sorted(readings)]
 
 
 def _refuse_doubles(table: pa.Table, identity: tuple[str, ...]) -> None:
@@ -124,7 +168,8 @@ def _replace(path: Path, table: pa.Table) -> Path:
 def read_rows(out: Path) -> pd.DataFrame:
     """Return the rows of a sweep, in the order of `cell_key`.
 
-    Null is NaN in float columns and `pd.NA` in counts and flags; `metrics` holds dicts.
+    Null is NaN in float columns and `pd.NA` in counts and flags; `metrics` holds dicts, `readings` dicts of
+    `schema.Reading`, or None.
 
     Args:
         out: the sweep's folder, or a Parquet file with rows.
@@ -147,9 +192,9 @@ def read_records(out: Path, names: Sequence[str] | None = None) -> list[dict[str
         out: the sweep's folder, or a Parquet file with rows.
         names: the columns wanted; None for all.
     """
-    table = _read(out, ROWS_FILE, ROW)
-    records: list[dict[str, Any]] = table.select(names or ROW.names).to_pylist(maps_as_pydicts="strict")
-    return records
+    table = _read(out, ROWS_FILE, ROW).select(names or ROW.names)
+    columns = [list(_made(table[name])) if name in _NESTED else table[name].to_pylist() for name in table.column_names]
+    return [dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def plain_curves(out: Path) -> list[dict[str, Any]]:
@@ -158,15 +203,35 @@ def plain_curves(out: Path) -> list[dict[str, Any]]:
     return points
 
 
+def read_nulls(out: Path) -> pd.DataFrame:
+    """Return the nulls of a sweep, one row per null, model and key; errors as `read_rows`.
+
+    A sweep that was written before schema version 3 has rows but no nulls: the table is empty.
+    """
+    return _frame(_nulls(out))
+
+
+def plain_nulls(out: Path) -> list[dict[str, Any]]:
+    """Return the nulls of a sweep as `write_nulls` takes them; otherwise as `read_nulls`."""
+    points: list[dict[str, Any]] = _nulls(out).to_pylist()
+    return points
+
+
+def _nulls(out: Path) -> pa.Table:
+    if (out / ROWS_FILE).is_file() and not (out / NULLS_FILE).exists():
+        return NULL.empty_table()
+    return _read(out, NULLS_FILE, NULL)
+
+
 def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows that were never written as `read_rows` would return them."""
     return _row_frame(_table(rows, ROW, ("cell_key",)))
 
 
 def _row_frame(table: pa.Table) -> pd.DataFrame:
-    frame = _frame(table.drop_columns(["metrics"]))
-    frame["metrics"] = pd.Series(list(_dicts(table["metrics"])), dtype=object)
-    return frame
+    frame = _frame(table.drop_columns(list(_NESTED)))
+    nested = {name: pd.Series(list(_made(table[name])), dtype=object) for name in _NESTED}
+    return frame.assign(**nested)[table.column_names]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
@@ -175,13 +240,23 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _dicts(column: pa.ChunkedArray[Any]) -> Iterator[dict[str, float]]:
-    """Return one dict per row of a map column; whole arrays are converted at once, which is 10 times faster."""
+def _made(column: pa.ChunkedArray[Any]) -> Iterator[dict[str, Any] | None]:
+    """Return one dict per row of a nested column; whole arrays are converted at once, which is 10 times faster."""
     for chunk in column.chunks:
-        part: Any = chunk  # a MapArray
-        keys, values = part.keys.to_pylist(), part.items.to_numpy(zero_copy_only=False).tolist()
-        for start, end in pairwise(part.offsets.to_pylist()):
-            yield dict(zip(keys[start:end], values[start:end], strict=True))
+        part: Any = chunk  # a MapArray or a ListArray
+        keys, values = _pairs(part) if pa.types.is_map(part.type) else _named(part)
+        for there, (start, end) in zip(part.is_valid().to_pylist(), pairwise(part.offsets.to_pylist()), strict=True):
+            yield dict(zip(keys[start:end], values[start:end], strict=True)) if there else None
+
+
+def _pairs(part: Any) -> tuple[list[str], list[float]]:
+    return part.keys.to_pylist(), part.items.to_numpy(zero_copy_only=False).tolist()
+
+
+def _named(part: Any) -> tuple[list[str], list[dict[str, Any]]]:
+    figures = [part.values.field(name).to_pylist() for name in _FIELDS]
+    readings = [dict(zip(_FIELDS, values, strict=True)) for values in zip(*figures, strict=True)]
+    return part.values.field("name").to_pylist(), readings
 
 
 def _read(out: Path, name: str, schema: pa.Schema) -> pa.Table:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
 from assay.results import papers
-from assay.results.configs import flat, label, varying
+from assay.results.configs import flat, label, natural, varying
+from assay.results.merging import ATTACK, METHOD, TASK, Row, groups, one_each, records, suffixes
 from assay.results.render import Keys, Table, percent
 from assay.results.statistics import Mean, over_victims
 
@@ -28,7 +29,7 @@ _LEGEND: Final = (
 
 @dataclass(frozen=True)
 class _Setting:
-    """The cells of one task, method configuration and attack configuration: they differ in seeds alone."""
+    """The cells of one experiment: they differ in seeds alone. `name` says what tells it from the others."""
 
     task: str
     dataset: str
@@ -36,7 +37,7 @@ class _Setting:
     name: str
     method_config: Mapping[str, Any]
     attack_config: Mapping[str, Any]
-    rows: pd.DataFrame
+    rows: list[Row]
 
 
 class _Match(NamedTuple):
@@ -51,56 +52,68 @@ class _Sweep:
     """A sweep's finished cells, grouped into settings; built once per table."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        done = rows[rows["status"] == "ok"].sort_values("cell_key")
-        self._done = done
+        every = records(rows.sort_values("cell_key"), ("clean_key", "embed_key", "status", *papers.FIGURES))
+        self._done = [row for row in every if row["status"] == "ok"]
         self._settings: dict[tuple[str, str | None], list[_Setting]] = {}
         self._figures: dict[tuple[int, str, str, str], tuple[Mean, Keys]] = {}
 
     def settings(self, method: str, attack: str | None) -> list[_Setting]:
         """Return the settings of a method under an attack; None: of the unattacked marked models, one row for each."""
         if (method, attack) not in self._settings:
-            self._settings[method, attack] = list(self._group(method, attack))
+            self._settings[method, attack] = list(_settings(self._rows(method, attack)))
         return self._settings[method, attack]
 
     def figure(self, setting: _Setting, entry: Mapping[Any, Any]) -> tuple[Mean, Keys]:
         """Return our figure for a published number, with the cells that measured it; computed once per setting."""
         what = (id(setting), entry["paper"], entry["metric"], entry["stage"])
         if what not in self._figures:
-            values = papers.measured(*what[1:], setting.rows)
-            known = values.notna()
-            victims = setting.rows.loc[known, "victim_seed"].astype(int)
-            mean = over_victims(values[known].astype(float), victims)
-            self._figures[what] = mean, tuple(setting.rows.loc[known, "cell_key"])
+            values = [papers.measured(*what[1:], row) for row in setting.rows]
+            known = (row["cell_key"] for row, value in zip(setting.rows, values, strict=True) if value is not None)
+            self._figures[what] = over_victims(values, setting.rows), tuple(known)
         return self._figures[what]
 
-    def _group(self, method: str, attack: str | None) -> Iterator[_Setting]:
-        done = self._done
+    def _rows(self, method: str, attack: str | None) -> Iterator[Row]:
         if attack is not None:
-            rows = done[(done["method"] == method) & (done["attack"] == attack)]
+            yield from (row for row in self._done if (row["method"], row["attack"]) == (method, attack))
         elif method == "clean":  # every sweep trains unmarked models beside its marked ones
-            rows = _one_each(done[done["main_clean"].notna()], "clean_key").assign(
-                method="clean", method_config="{}", main_before=lambda frame: frame["main_clean"]
+            found = [row for row in self._done if row["main_clean"] is not None]
+            yield from _unattacked(
+                ({**row, **_NO_METHOD, "main_before": row["main_clean"]} for row in found), "clean_key"
             )
-            rows = rows.assign(score_before=float("nan"))
         else:
-            rows = _one_each(done[done["method"] == method], "embed_key")
-        if attack is None:
-            rows = rows.assign(attack="none", attack_config="{}")
-        by = ["task", "dataset", "model", "profile", "method_config", "attack_config"]
-        groups: list[tuple[tuple[str, ...], pd.DataFrame]] = list(rows.groupby(by, sort=True))  # type: ignore[arg-type]
-        names = {plugin: varying(key[i] for key, _ in groups) for i, plugin in ((4, "method"), (5, "attack"))}
-        profiles = {key[3] for key, _ in groups}
-        for (task, dataset, model, profile, ours, theirs), cells in groups:
-            parts = [label("", ours, names["method"]), label("", theirs, names["attack"])]
-            parts += [f"profile={profile}"] if len(profiles) > 1 else []
-            name = " ".join(part.strip() for part in parts if part.strip())
-            yield _Setting(task, dataset, model, name, flat(ours), flat(theirs), cells)
+            yield from _unattacked((row for row in self._done if row["method"] == method), "embed_key")
 
 
-def _one_each(rows: pd.DataFrame, stage: str) -> pd.DataFrame:
-    """Return one row per stage key: attacks on one model share its unattacked figures."""
-    keys = rows[stage].where(rows[stage].notna(), rows["cell_key"])
-    return rows[~keys.duplicated()]
+_NO_ATTACK: Final[Row] = {
+    **dict.fromkeys((*ATTACK.columns, "kind")), "attack": "none", "attack_config": "{}", "attack_seed": 0,
+}  # fmt: skip
+"""What the row of an unattacked model says of the attack."""
+_NO_METHOD: Final[Row] = {
+    **dict.fromkeys((*METHOD.columns, "family", "score_before")), "method": "clean", "method_config": "{}",
+}  # fmt: skip
+"""What the row of an unmarked model says of the method."""
+
+
+def _unattacked(rows: Iterable[Row], stage: str) -> Iterator[Row]:
+    """Yield one row per model and profile: attacks on one model share its unattacked figures."""
+    for group in groups(({**row, **_NO_ATTACK} for row in rows), TASK, METHOD).values():
+        yield from one_each(group, stage)
+
+
+def _settings(rows: Iterable[Row]) -> Iterator[_Setting]:
+    """Yield the settings of one method and attack, by task and name."""
+    every = list(rows)
+    names: dict[str, list[str]] = {}
+    for aspect in (METHOD, ATTACK, TASK):
+        for row, more in zip(every, suffixes(every, aspect), strict=True):
+            names.setdefault(row["cell_key"], []).append(more.strip())
+    found = []
+    for group in groups(every, TASK, METHOD, ATTACK).values():
+        first = group[0]
+        name = " ".join(part for part in names[first["cell_key"]] if part)
+        where = (first["task"], first["dataset"], first["model"], name)
+        found.append(_Setting(*where, flat(first["method_config"]), flat(first["attack_config"]), group))
+    yield from sorted(found, key=lambda setting: (setting.task, natural(setting.name)))
 
 
 def published(rows: pd.DataFrame, paper: str, table: str) -> Table:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
+
+from assay.results.merging import Row, one_experiment
 
 
 @dataclass(frozen=True)
@@ -61,25 +64,46 @@ def clopper_pearson(hits: int, trials: int, level: float = 0.95, *, one_sided: b
     return float(interval.low), float(interval.high)
 
 
+def binomial_tail(hits: int, trials: int, rate: float) -> float:
+    """Return P(X >= hits) for X ~ Binomial(trials, rate), in (0, 1]."""
+    if hits <= 0 or trials <= 0:
+        return 1.0
+    return max(float(stats.binom.sf(hits - 1, trials, rate)), 5e-324)
+
+
+def least_hits(trials: int, rate: float, alpha: float) -> int:
+    """Return the smallest number of hits with `binomial_tail <= alpha`; `trials + 1` if none does."""
+    hits = int(stats.binom.isf(alpha, trials, rate)) + 1
+    while hits > 0 and binomial_tail(hits - 1, trials, rate) <= alpha:
+        hits -= 1
+    while hits <= trials and binomial_tail(hits, trials, rate) > alpha:
+        hits += 1
+    return hits
+
+
 def _check(hits: int, trials: int) -> None:
     if not 0 <= hits <= trials:
         raise ValueError(f"{hits} hits of {trials} trials; hits must be between 0 and the number of trials")
 
 
-def over_victims(values: Iterable[float], victims: Iterable[int], level: float = 0.95) -> Mean:
+def over_victims(values: Iterable[float | None], cells: Sequence[Row], level: float = 0.95) -> Mean:
     """Return the mean and Student-t interval over victim seeds.
 
     Attack seeds of one victim are averaged first: they are nested in it and no independent evidence.
 
     Args:
-        values: one figure per cell; NaN (unknown) ones are left out.
-        victims: the victim seed of each, in the same order.
+        values: one figure per cell; unknown ones (None or NaN) are left out.
+        cells: the row of each, in the same order, with at least `merging.IDENTITY` and the seeds.
         level: confidence, in (0, 1).
+
+    Raises:
+        ResultsError: the cells differ in more than seeds, so that their mean would mix experiments.
     """
+    one_experiment(cells)
     groups: dict[int, list[float]] = {}
-    for value, victim in zip(values, victims, strict=True):
-        if not math.isnan(value):
-            groups.setdefault(victim, []).append(value)
+    for value, cell in zip(values, cells, strict=True):
+        if value is not None and not math.isnan(value):
+            groups.setdefault(cell["victim_seed"], []).append(value)
     return t_interval([float(np.mean(groups[victim])) for victim in sorted(groups)], level)
 
 
@@ -90,9 +114,13 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Mean:
     data = np.asarray(values, dtype=np.float64)
     half = None
     if len(data) > 1:
-        quantile = float(stats.t.ppf((1 + level) / 2, len(data) - 1))
-        half = quantile * float(np.std(data, ddof=1)) / math.sqrt(len(data))
+        half = _t_quantile((1 + level) / 2, len(data) - 1) * float(np.std(data, ddof=1)) / math.sqrt(len(data))
     return Mean(float(np.mean(data)), half, len(data), float(data.min()), float(data.max()))
+
+
+@lru_cache(maxsize=1024)
+def _t_quantile(level: float, freedom: int) -> float:
+    return float(stats.t.ppf(level, freedom))
 
 
 def auc(marked: Sequence[float], unmarked: Sequence[float]) -> float:

@@ -34,6 +34,10 @@ class NotEmbedded(AssayError):
     """A method finished training without its own mark verifying."""
 
 
+class BrokenOutcome(AssayError):
+    """An attack left something behind that is none of its kind."""
+
+
 class Diverged(AssayError):
     """A loss or a weight stopped being a finite number."""
 

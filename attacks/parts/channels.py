@@ -187,14 +187,14 @@ def _epsilon(model: nn.Module, member: Member) -> float:
     return float(model.get_submodule(member.module).eps)  # type: ignore[arg-type]
 
 
-def no_carrier(targets: str, task: Task, method: Method) -> str | None:
+def no_carrier(targets: str, task: Task, method: Method[Any]) -> str | None:
     """Return why the targets `carrier` and `carrier-rows` mean nothing for a method, or None."""
     if targets in _CARRIER and not method.carrier_layers(task):
         return f"{method.key} names no carrier layer; its mark is not read by position"
     return None
 
 
-def targeted(groups: Sequence[Group], targets: str, task: Task, method: Method, action: str) -> list[Group]:
+def targeted(groups: Sequence[Group], targets: str, task: Task, method: Method[Any], action: str) -> list[Group]:
     """Return the groups that touch the targets.
 
     Args:

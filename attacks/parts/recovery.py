@@ -9,11 +9,10 @@ from torch import nn
 from assay.attacks.base import Adapted
 from assay.attacks.parts.heads import fresh_head, layers, with_head
 from assay.attacks.parts.training import FineTuning, only_trainable
-from assay.tasks.data.splits import Labelled
 from assay.tasks.lab import Lab
 
 
-def recovered(surrogate: nn.Module, original: nn.Module, adapted: Adapted, owner: Labelled, lab: Lab) -> nn.Module:
+def recovered(surrogate: nn.Module, original: nn.Module, adapted: Adapted, lab: Lab) -> nn.Module:
     """Return the network in which the owner looks for the mark; deterministic, and no part of the attack or its cost.
 
     Args:
@@ -23,8 +22,7 @@ def recovered(surrogate: nn.Module, original: nn.Module, adapted: Adapted, owner
             `none`: the surrogate itself. `original_head`: the owner's last layer on the surrogate's body.
             `retrain_head`: a new head with the owner's classes, trained for a few epochs on the owner's data, with the
             same layers free as the transfer had (null embedding, section 8.4).
-        owner: the owner's training data, used by `retrain_head` alone.
-        lab: streams and training of the evaluator.
+        lab: the owner's; `retrain_head` alone trains on its data.
     """
     name = adapted.head
     if adapted.recovery == "none":
@@ -36,4 +34,4 @@ def recovered(surrogate: nn.Module, original: nn.Module, adapted: Adapted, owner
     model = with_head(surrogate, name, fresh_head(surrogate, name, classes, lab.plugin, "recovery", lab.seed))
     part = None if adapted.trained == ("",) else layers(model, adapted.trained)
     with nullcontext() if part is None else only_trainable(model, part):
-        return lab.fit(model, owner, FineTuning(head=part), adapted.schedule, name="recovery").model
+        return lab.fit(model, lab.data.train, FineTuning(head=part), adapted.schedule, name="recovery").model

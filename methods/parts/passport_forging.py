@@ -1,10 +1,8 @@
-"""Counterfeit passports for an unchanged network, by the procedures of the authors' own attack scripts.
+"""What a forger of passports trains on an unchanged network: free scales and biases, or passports near the owner's.
 
-Source: Fan, Ng, Chan, NeurIPS 2019, https://arxiv.org/abs/1909.07830 (ambiguity attacks), and the scripts
-`passport_attack_1` to `_3` of https://github.com/kamwoh/DeepIPR: passports of other images; scale and bias as free
-parameters; passports that move away from the owner's. Differs: the network stands still, its running statistics
-included, because the claim is about the network as it is used; the hinge of embedding holds the claimed signs, where
-the scripts let them drift.
+Source: the scripts `passport_attack_2` and `_3` of https://github.com/kamwoh/DeepIPR (Fan, Ng, Chan, NeurIPS 2019).
+Differs: the network stands still, its running statistics included, because the claim is about the network as it is
+used. The hinge of embedding holds the claimed signs; the scripts let them drift.
 """
 
 from __future__ import annotations

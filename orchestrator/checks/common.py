@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from assay.orchestrator.checks.workbench import Bench, ContractBroken
+from assay.orchestrator.checks.workbench import ContractBroken, Workbench
 from assay.orchestrator.planning.configs import configured
 from assay.orchestrator.planning.registry import Plugin
 from assay.tasks.errors import BadInput
@@ -24,7 +24,7 @@ _OUTSIDE: dict[str, Callable[[float], float]] = {
 }
 
 
-def says_what_it_is(bench: Bench, cls: type[Plugin]) -> None:
+def says_what_it_is(bench: Workbench, cls: type[Plugin]) -> None:
     """The module's docstring gives the idea in one line, `Paper:`, `Access:` and `Differs from the paper:`."""
     text = (sys.modules[cls.__module__].__doc__ or "").strip()
     lines = [line.strip() for line in text.splitlines()]
@@ -36,7 +36,7 @@ def says_what_it_is(bench: Bench, cls: type[Plugin]) -> None:
             raise ContractBroken(f"the module's docstring needs a line that starts with `{field}`{hint}")
 
 
-def is_named_like_its_file(bench: Bench, cls: type[Plugin]) -> None:
+def is_named_like_its_file(bench: Workbench, cls: type[Plugin]) -> None:
     """The file is called like the key, with `_` for `-`."""
     file = Path(sys.modules[cls.__module__].__file__ or "").stem
     if file != cls.key.replace("-", "_"):
@@ -45,7 +45,7 @@ def is_named_like_its_file(bench: Bench, cls: type[Plugin]) -> None:
         )
 
 
-def has_sound_settings(bench: Bench, cls: type[Plugin]) -> None:
+def has_sound_settings(bench: Workbench, cls: type[Plugin]) -> None:
     """Every setting has a valid default and, if it is a number, bounds; `laptop` is valid; unknown names raise."""
     config: Any = cls.Config
     any_class: Any = cls  # methods and attacks are configured alike
@@ -63,7 +63,7 @@ def has_sound_settings(bench: Bench, cls: type[Plugin]) -> None:
     _refused(cls, {"no-such-setting": 1}, "an unknown setting")
 
 
-def refuses_what_is_out_of_range(bench: Bench, cls: type[Plugin]) -> None:
+def refuses_what_is_out_of_range(bench: Workbench, cls: type[Plugin]) -> None:
     """A number outside its bounds, or of another type, raises; nothing is clamped or guessed."""
     for name, kind in _numbers(cls.Config.model_json_schema()):
         for bound, outside in _OUTSIDE.items():

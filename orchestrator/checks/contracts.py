@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +19,12 @@ from assay.methods.base import Method
 from assay.orchestrator.checks.common import COMMON_CHECKS
 from assay.orchestrator.checks.of_attacks import ATTACK_CHECKS
 from assay.orchestrator.checks.of_methods import METHOD_CHECKS
-from assay.orchestrator.checks.workbench import Bench, ContractBroken, NotTested
+from assay.orchestrator.checks.workbench import ContractBroken, NotTested, Workbench
 from assay.orchestrator.planning.registry import Plugin, Registry, load_plugin, plugin_classes
 from assay.orchestrator.work.environment import require
 from assay.tasks.errors import BadInput
 
-Check = Callable[[Bench, Any], None]
+Check = Callable[[Workbench, Any], None]
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class CheckResult:
 
     @property
     def text(self) -> str:
-        """The promise if it is kept, otherwise the reason."""
-        return self.promise if self.status == "kept" else self.reason
+        """The promise; behind it the reason, if it is broken. Of a skipped check the reason alone."""
+        both = f"{self.promise} Broken: {self.reason}"
+        return {"kept": self.promise, "broken": both, "skipped": self.reason}[self.status]
 
 
 def checks_of(cls: type[Plugin]) -> tuple[Check, ...]:
@@ -63,7 +64,7 @@ def checks_of(cls: type[Plugin]) -> tuple[Check, ...]:
     return (*COMMON_CHECKS, *(METHOD_CHECKS if issubclass(cls, Method) else ATTACK_CHECKS))
 
 
-def run_check(cls: type[Plugin], check: Check, bench: Bench) -> CheckResult:
+def run_check(cls: type[Plugin], check: Check, bench: Workbench) -> CheckResult:
     """Run one check; what a plugin raises is a broken promise, with the line of the plugin where it happened."""
     started = time.perf_counter()
     status: Literal["kept", "broken", "skipped"] = "kept"
@@ -82,14 +83,20 @@ def run_check(cls: type[Plugin], check: Check, bench: Bench) -> CheckResult:
     return CheckResult(cls.key, name.replace("_", "-"), promise, status, reason, time.perf_counter() - started)
 
 
-def run_checks(cls: type[Plugin], bench: Bench | None = None) -> Iterator[CheckResult]:
+def run_checks(cls: type[Plugin], bench: Workbench | None = None) -> Iterator[CheckResult]:
     """Run all checks of a class in order, yielding each result as it is known."""
     if bench is None:
-        with Bench(Registry()) as own:
+        with Workbench(Registry()) as own:
             yield from run_checks(cls, own)
         return
+    known: dict[str, str] = {}  # the first check that met each fault
     for check in checks_of(cls):
-        yield run_check(cls, check, bench)
+        result = run_check(cls, check, bench)
+        if result.status == "broken" and result.reason in known:
+            result = replace(result, status="skipped", reason=f"the same fault as in {known[result.reason]}")
+        elif result.status == "broken":
+            known[result.reason] = result.name
+        yield result
 
 
 def check_file(
@@ -116,7 +123,7 @@ def check_file(
         raise BadInput(f"plugin {path}: defines no subclass of methods.base.Method or attacks.base.Attack")
     results = []
     require(device)
-    with Bench(registry, device) as bench:
+    with Workbench(registry, device) as bench:
         for result in itertools.chain.from_iterable(run_checks(cls, bench) for cls in classes):
             results.append(result)
             if report is not None:
@@ -141,5 +148,7 @@ def _first_line(error: Exception) -> str:
 
 def _place(error: Exception, cls: type[Plugin]) -> str:
     file = inspect.getfile(cls)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f" ({Path(file).name}:{lines[-1]})" if lines else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == file]
+    place = (own or frames)[-1:]  # the plugin's own line if there is one, else where it was raised
+    return f" ({Path(place[0].filename).name}:{place[0].lineno})" if place else ""

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from assay.attacks.base import Attack, Outcome, Victim
+from assay.attacks.base import Attack, Claims, Outcome, Victim
 from assay.methods.base import Method
-from assay.methods.suspect import Access
+from assay.methods.suspect import Access, less_than
 from assay.orchestrator.checks.workbench import (
-    Bench,
     BenchLab,
     ContractBroken,
     Interrupted,
     NotTested,
+    Workbench,
     difference,
     laptop,
     on_cpu,
@@ -25,14 +25,12 @@ from assay.orchestrator.checks.workbench import (
     scrambled,
 )
 from assay.tasks.data.splits import Party, SplitMode
-from assay.tasks.errors import AccessDenied, AssayError
+from assay.tasks.errors import AccessDenied, AssayError, BrokenOutcome
 from assay.tasks.training.checkpoint import load_tree, save_tree
 from assay.tasks.training.trainer import predict
 
-_LESS: dict[Access, Access] = {"weights": "logits", "logits": "labels", "labels": "nothing"}
 
-
-def _victim(bench: Bench, cls: type[Attack]) -> type[Method]:
+def _victim(bench: Workbench, cls: type[Attack[Any]]) -> type[Method[Any]]:
     """Return the first registered method whose marked model the attack applies to; real methods first."""
     reasons = []
     for method in sorted(bench.registry.methods.values(), key=lambda method: method.access == "nothing"):
@@ -43,31 +41,35 @@ def _victim(bench: Bench, cls: type[Attack]) -> type[Method]:
     raise ContractBroken(f"supports() refuses every method ({'; '.join(reasons)})")
 
 
-def _data(bench: Bench, cls: type[Attack], method: type[Method], split: SplitMode | None = None) -> Party:
+def _data(bench: Workbench, cls: type[Attack[Any]], method: type[Method[Any]], split: SplitMode | None = None) -> Party:
     return bench.splits(bench.short_task(method)).attacker_view(split or laptop(cls).config.split)
 
 
 def _run(
-    bench: Bench, cls: type[Attack], method: type[Method], *, access: Access | None = None, **options: Any
+    bench: Workbench, cls: type[Attack[Any]], method: type[Method[Any]], *, access: Access | None = None, **options: Any
 ) -> tuple[Outcome, BenchLab]:
     """Attack a copy of a method's briefly trained model; `options` go to the lab, but for `data` and `settings`."""
     data = options.pop("data", None)
     data = _data(bench, cls, method) if data is None else data
-    attack: Attack = laptop(cls, **options.pop("settings", {}))
+    attack: Attack[Any] = laptop(cls, **options.pop("settings", {}))
     model = options.pop("model", None)
     model = copy.deepcopy(bench.short_mark(method)[0].model) if model is None else model
     task = bench.short_task(method)
-    lab = bench.lab(cls.key, task, **options)
+    lab = bench.lab(cls.key, task, role="attacker", data=data, **options)
     lab.train_seed = f"attack|{cls.key}|{lab.seed}"
     scheme = laptop(method, allow_weak=True)
-    restrict(lab, attack.unmarked(task, scheme), attack.datasets(task))
-    victim = Victim(model, access or cls.needs, task, scheme, lab.meter)
-    outcome = attack.run(victim, data, lab)
-    outcome.claims = list(itertools.islice(outcome.claims, 20))
+    needed = attack.needs(task, scheme)
+    restrict(lab, needed.unmarked, needed.datasets)
+    if needed.access != "weights":
+        model = scheme.served(model, bench.short_mark(method)[0].secret)
+    victim = Victim(model, access or needed.access, task, scheme, lab.meter)
+    outcome = attack.run(victim, lab)
+    if outcome.claims is not None:
+        outcome.claims = Claims(list(itertools.islice(outcome.claims.evidence, 20)), outcome.claims.suspects)
     return outcome, lab
 
 
-def _first_run(bench: Bench, cls: type[Attack]) -> tuple[Outcome, BenchLab]:
+def _first_run(bench: Workbench, cls: type[Attack[Any]]) -> tuple[Outcome, BenchLab]:
     def run() -> tuple[Outcome, BenchLab]:
         with scrambled(1):
             return _run(bench, cls, _victim(bench, cls))
@@ -75,7 +77,7 @@ def _first_run(bench: Bench, cls: type[Attack]) -> tuple[Outcome, BenchLab]:
     return bench.once(("attack", cls), run)
 
 
-def runs_or_says_why(bench: Bench, cls: type[Attack]) -> None:
+def runs_or_says_why(bench: Workbench, cls: type[Attack[Any]]) -> None:
     """On every registered method the attack runs, or `supports` gives the reason; victim and data stay as they were."""
     for method in bench.registry.methods.values():
         try:
@@ -84,7 +86,7 @@ def runs_or_says_why(bench: Bench, cls: type[Attack]) -> None:
             continue
 
 
-def runs_on(bench: Bench, cls: type[Attack], method: type[Method]) -> None:
+def runs_on(bench: Workbench, cls: type[Attack[Any]], method: type[Method[Any]]) -> None:
     """Check one pair of `runs_or_says_why`.
 
     Raises:
@@ -121,17 +123,17 @@ def runs_on(bench: Bench, cls: type[Attack], method: type[Method]) -> None:
         raise ContractBroken("changes the attacker's data in place, which other attacks share; work on a copy")
 
 
-def outcome_fits_its_kind(bench: Bench, cls: type[Attack]) -> None:
+def outcome_fits_its_kind(bench: Workbench, cls: type[Attack[Any]]) -> None:
     """The outcome has what its kind promises: surrogate, storable rival secret, finite figures, or claims or peers."""
     outcome = _first_run(bench, cls)[0]
-    if cls.kind == "removal" and outcome.surrogate is None:
-        raise ContractBroken("a removal attack must return Outcome(surrogate=...)")
-    if cls.kind == "ambiguity" and outcome.rival is None:
-        raise ContractBroken("an ambiguity attack must return Outcome(rival=...)")
-    if cls.kind == "detection" and not outcome.report:
-        raise ContractBroken("a detection attack must return Outcome(report=...)")
-    if cls.kind == "verification" and not (outcome.claims or laptop(cls).peers(bench.short_task(_victim(bench, cls)))):
-        raise ContractBroken("a verification attack must return Outcome(claims=...) or declare peers()")
+    try:
+        outcome.checked(cls.kind)
+    except BrokenOutcome as why:
+        raise ContractBroken(str(why)) from None
+    method = _victim(bench, cls)
+    needed = laptop(cls).needs(bench.short_task(method), laptop(method))
+    if cls.kind == "verification" and not (outcome.claims or needed.peers):
+        raise ContractBroken("a verification attack must return Outcome(claims=...) or declare peers in needs()")
     for name, value in outcome.report.items():
         if not math.isfinite(value):
             raise ContractBroken(f"report[{name!r}] is {value}; give a finite number or leave it out")
@@ -145,7 +147,7 @@ def outcome_fits_its_kind(bench: Bench, cls: type[Attack]) -> None:
             raise ContractBroken(f"the rival secret changes in the store ({moved}); tuples come back as lists")
 
 
-def surrogate_is_sound(bench: Bench, cls: type[Attack]) -> None:
+def surrogate_is_sound(bench: Workbench, cls: type[Attack[Any]]) -> None:
     """A surrogate's weights and answers are finite; with `structure="same"` it loads into the plain architecture."""
     outcome, task = _first_run(bench, cls)[0], bench.short_task(_victim(bench, cls))
     if outcome.surrogate is None:
@@ -167,7 +169,7 @@ def surrogate_is_sound(bench: Bench, cls: type[Attack]) -> None:
             ) from None
 
 
-def attacking_is_deterministic(bench: Bench, cls: type[Attack]) -> None:
+def attacking_is_deterministic(bench: Workbench, cls: type[Attack[Any]]) -> None:
     """Two runs with one seed leave the same bits, whatever the global generators' state, which they restore."""
     # First unwatched: what it loads for the first time (scikit-learn with the digits, and rich with that) may draw.
     first = _first_run(bench, cls)
@@ -176,7 +178,7 @@ def attacking_is_deterministic(bench: Bench, cls: type[Attack]) -> None:
     _same(first, second, "two runs with one seed differ")
 
 
-def stopping_and_resuming_changes_nothing(bench: Bench, cls: type[Attack]) -> None:
+def stopping_and_resuming_changes_nothing(bench: Workbench, cls: type[Attack[Any]]) -> None:
     """An attack killed in every training run and started again leaves the same bits as one that ran through."""
     scratch, killed = bench.scratch(), set[str]()
     while True:
@@ -201,7 +203,7 @@ def _same(one: tuple[Outcome, BenchLab], other: tuple[Outcome, BenchLab], what: 
         ("weights", weights(one[0]), weights(other[0])),
         ("rival", one[0].rival, other[0].rival),
         ("report", one[0].report, other[0].report),
-        ("claims", one[0].claims, other[0].claims),
+        ("claims", _evidence(one[0]), _evidence(other[0])),
         ("curves", one[1].curves, other[1].curves),
         ("costs", one[1].meter.costs(), other[1].meter.costs()),
     ):
@@ -209,35 +211,41 @@ def _same(one: tuple[Outcome, BenchLab], other: tuple[Outcome, BenchLab], what: 
             raise ContractBroken(f"{what} ({moved})")
 
 
-def declared_needs_suffice(bench: Bench, cls: type[Attack]) -> None:
-    """The attack gets along with what it `needs` of the victim, and needs it."""
+def _evidence(outcome: Outcome) -> list[Any]:
+    return list(outcome.claims.evidence) if outcome.claims is not None else []
+
+
+def declared_needs_suffice(bench: Workbench, cls: type[Attack[Any]]) -> None:
+    """The attack gets along with its declared `access` to the victim, and needs it."""
     method = _victim(bench, cls)
     try:
         _first_run(bench, cls)
     except AccessDenied as error:
-        raise ContractBroken(f"{error}; declare needs = the most that `run` asks for") from None
-    if cls.needs == "nothing":
+        raise ContractBroken(f"{error}; declare access = the most that `run` asks for") from None
+    if cls.access == "nothing":
         return
     try:
-        _run(bench, cls, method, access=_LESS[cls.needs])
+        _run(bench, cls, method, access=less_than(cls.access))
     except AccessDenied:
         return
-    raise ContractBroken(f"declares that it needs {cls.needs} but runs with {_LESS[cls.needs]}; declare what it needs")
+    raise ContractBroken(
+        f"declares access to {cls.access} but runs with {less_than(cls.access)}; declare what it needs"
+    )
 
 
-def declared_data_suffice(bench: Bench, cls: type[Attack]) -> None:
-    """An attack that declares `needs_data = False` runs without any data."""
-    if cls.needs_data:
+def declared_data_suffice(bench: Workbench, cls: type[Attack[Any]]) -> None:
+    """An attack that declares `uses_data = False` runs without any data."""
+    if cls.uses_data:
         raise NotTested("declares that it needs data")
     method = _victim(bench, cls)
     try:
         _run(bench, cls, method, data=_data(bench, cls, method, "none"))
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ContractBroken(f"without data it fails ({text}); set needs_data = True") from None
+        raise ContractBroken(f"without data it fails ({text}); set uses_data = True") from None
 
 
-def identity_settings_change_nothing(bench: Bench, cls: type[Attack]) -> None:
+def identity_settings_change_nothing(bench: Workbench, cls: type[Attack[Any]]) -> None:
     """Under its `identity` settings the surrogate gives the victim's logits, to 1e-4 of their size."""
     if cls.identity is None:
         raise NotTested("declares no identity settings")

@@ -5,141 +5,166 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
-from assay.methods.base import Mark, Method, Secret
-from assay.methods.suspect import Access, Suspect
-from assay.methods.verdict import STRICT_ALPHA, Verdict
+from assay.methods.base import Method, Secret
+from assay.methods.embedding import Mark, verify
+from assay.methods.reading import Reading
+from assay.methods.suspect import Suspect, less_than
 from assay.orchestrator.checks.workbench import (
-    Bench,
     BenchLab,
     ContractBroken,
     Interrupted,
     NotTested,
+    Workbench,
     difference,
     laptop,
+    restrict,
     scrambled,
     shortened,
 )
-from assay.tasks.errors import AccessDenied, Diverged, NotEmbedded
+from assay.tasks.errors import AccessDenied, Diverged, NotEmbedded, UnsupportedModel
 from assay.tasks.streams import global_stream
 from assay.tasks.task import Task
 from assay.tasks.training.checkpoint import load_tree, save_tree
 
+KEYS = 40  # fresh secrets
 MEAN_P = 0.3  # least mean of p-values under "not marked"; exact tests have 1/2, discrete ones more
-_LESS: dict[Access, Access] = {"weights": "logits", "logits": "labels", "labels": "nothing"}
+LEVEL = 1e-3  # largest p-value of evidence; the false-claim rate of the strict rule
 
 
-def _verify(cls: type[Method], model: nn.Module, secret: Secret) -> Verdict:
-    method: Method = laptop(cls)
-    return method.verify(Suspect(model, cls.access, cls.key), secret)
+def _verify(cls: type[Method[Any]], model: nn.Module, secret: Secret) -> Reading:
+    return verify(laptop(cls), model, secret)
 
 
-def _verifies_something(cls: type[Method]) -> None:
+def _owners(cls: type[Method[Any]], mark: Mark) -> Reading:
+    """Read a mark from its own model, as it is served."""
+    method: Method[Any] = laptop(cls)
+    return verify(method, method.served(mark.model, mark.secret).eval(), mark.secret)
+
+
+def _verifies_something(cls: type[Method[Any]]) -> None:
     if cls.access == "nothing":
         raise NotTested("declares access to nothing, so there is no mark to read")
 
 
-def _owners_verdict(bench: Bench, cls: type[Method]) -> Verdict:
+def _owners_reading(bench: Workbench, cls: type[Method[Any]]) -> Reading:
     mark = bench.marked(cls)
-    return bench.once(("verdict", cls), lambda: _verify(cls, mark.model, mark.secret))
+    return bench.once(("reading", cls), lambda: _owners(cls, mark))
 
 
-def _short_verdict(bench: Bench, cls: type[Method]) -> Verdict:
+def _short_reading(bench: Workbench, cls: type[Method[Any]]) -> Reading:
     mark = bench.short_mark(cls)[0]
-    return bench.once(("short verdict", cls), lambda: _verify(cls, mark.model, mark.secret))
+    return bench.once(("short reading", cls), lambda: _owners(cls, mark))
 
 
-def _null_keys(bench: Bench, cls: type[Method]) -> Sequence[Secret]:
+def _fresh_keys(bench: Workbench, cls: type[Method[Any]]) -> Sequence[Secret]:
+    if not cls.shares_null:
+        raise NotTested("shares_null is False: a secret cannot be drawn without training")
+
     def draw() -> Sequence[Secret]:
-        task, mark = bench.task(cls), bench.marked(cls)
-        keys = laptop(cls).null_keys(task, bench.splits(task).owner, mark.secret, bench.lab(cls.key, task))
-        fresh = [key for key in keys if difference(key, mark.secret)]
-        if not fresh:
-            raise NotTested("null_keys offers no secret but the owner's: a secret cannot be drawn without training")
-        return fresh
+        lab = bench.lab(cls.key, bench.task(cls), role="claimant")
+        return [laptop(cls).draw(lab.for_key(index)) for index in range(KEYS)]
 
-    return bench.once(("null keys", cls), draw)
+    return bench.once(("fresh keys", cls), draw)
 
 
-def null_keys_are_nobodys(bench: Bench, cls: type[Method]) -> None:
-    """Never-embedded keys are drawn without any owner's secret, and no two are alike."""
-    if not cls.shares_null():
-        raise NotTested("calibrates for each owner by thresholds() of its own")
-    task = bench.short_task(cls)
-    keys = laptop(cls).null_keys(task, bench.splits(task).owner, {}, bench.lab(cls.key, task))
-    if len(keys) < 2 or not all(keys):
+def fresh_keys_are_nobodys(bench: Workbench, cls: type[Method[Any]]) -> None:
+    """Secrets for the null are drawn without any owner's secret, and no two are alike."""
+    _verifies_something(cls)
+    if not cls.shares_null:
+        raise NotTested("reads its null with each owner's secret")
+    lab = bench.lab(cls.key, bench.short_task(cls), role="claimant")
+    keys = [laptop(cls).draw(lab.for_key(index)) for index in range(10)]
+    if not all(keys):
         raise ContractBroken(
-            f"null_keys() without an owner's secret offers {len(keys)} keys, {sum(not key for key in keys)} of them "
-            "empty; a scheme whose keys cannot be drawn without training overrides thresholds()"
+            "draw() gives a claimant an empty secret; a scheme whose secrets cannot be drawn without training sets "
+            "shares_null = False"
         )
     if any(difference(keys[0], key) is None for key in keys[1:]):
-        raise ContractBroken("null_keys() offers a key twice; draw each with a lab of lab_for_key(lab, index)")
+        raise ContractBroken("draw() gives two claimants one secret; draw with generator=lab.stream('secret')")
 
 
-def marked_model_is_detected(bench: Bench, cls: type[Method]) -> None:
+def null_is_whole(bench: Workbench, cls: type[Method[Any]]) -> None:
+    """`null` reads every key from every unmarked model that the calibration names, as scores in [0, 1]."""
+    _verifies_something(cls)
+    lab = bench.lab(cls.key, bench.short_task(cls), role="claimant")
+    restrict(lab, (*laptop(cls).needs(lab.task).unmarked, *lab.calibration.roles), laptop(cls).needs(lab.task).datasets)
+    null = laptop(cls).null(lab, None if cls.shares_null else bench.short_mark(cls)[0].secret)
+    unknown = set(null.models) - set(lab.calibration.roles)
+    if not null.models or unknown:
+        raise ContractBroken(f"null() reads {null.models}; expected some of {lab.calibration.roles}")
+    counts = {len(scores) for scores in (*null.scores, *null.hits)}
+    if len(null.scores) != len(null.models) or len(null.hits) != len(null.models) or len(counts) != 1 or 0 in counts:
+        raise ContractBroken(f"null() has {sorted(counts)} scores and hits of {len(null.models)} models; one per key")
+    if not all(0 <= score <= 1 for scores in null.scores for score in scores):
+        raise ContractBroken("null() has scores outside [0, 1]")
+
+
+def marked_model_is_detected(bench: Workbench, cls: type[Method[Any]]) -> None:
     """The owner's secret verifies in the owner's own marked model, with p <= 1e-3 (the `strict` rule's level)."""
     _verifies_something(cls)
-    verdict = _owners_verdict(bench, cls)
-    if not (verdict.applicable and verdict.detected and verdict.p_value <= STRICT_ALPHA):
-        raise ContractBroken(f"its own mark is not detected after embedding on {bench.task(cls).key}: {_told(verdict)}")
+    reading = _owners_reading(bench, cls)
+    if not (reading.applicable and reading.accepted and reading.p_value <= LEVEL):
+        raise ContractBroken(f"its own mark is not detected after embedding on {bench.task(cls).key}: {_told(reading)}")
 
 
-def verdict_is_well_formed(bench: Bench, cls: type[Method]) -> None:
+def verdict_is_well_formed(bench: Workbench, cls: type[Method[Any]]) -> None:
     """Score and threshold are fractions, 0 <= chance < 1, 0 < p <= 1, and a counted score is matches / trials."""
-    verdict = _short_verdict(bench, cls)
+    reading = _short_reading(bench, cls)
     for name, value, low, high in (
-        ("score", verdict.score, 0.0, 1.0),
-        ("chance", verdict.chance, 0.0, 1.0),
-        ("p_value", verdict.p_value, 0.0, 1.0),
+        ("score", reading.score, 0.0, 1.0),
+        ("chance", reading.chance, 0.0, 1.0),
+        ("p_value", reading.p_value, 0.0, 1.0),
     ):
         if not (type(value) is float and low <= value <= high):
             raise ContractBroken(f"{name} is {value!r}; expected a float in [{low}, {high}]")
-    if verdict.p_value == 0 or verdict.chance == 1:
-        raise ContractBroken(f"p_value must be above 0 and chance below 1: {_told(verdict)}")
-    if type(verdict.detected) is not bool or not verdict.test:
-        raise ContractBroken(f"detected must be a bool and test a name, got {verdict.detected!r} and {verdict.test!r}")
-    if verdict.trials and (verdict.matches is None or not 0 <= verdict.matches <= verdict.trials):
-        raise ContractBroken(f"{verdict.matches} matches of {verdict.trials} trials; expected 0 <= matches <= trials")
+    if reading.p_value == 0 or reading.chance == 1:
+        raise ContractBroken(f"p_value must be above 0 and chance below 1: {_told(reading)}")
+    if type(reading.accepted) is not bool or not reading.test:
+        raise ContractBroken(f"accepted must be a bool and test a name, got {reading.accepted!r} and {reading.test!r}")
+    if reading.trials and (reading.hits is None or not 0 <= reading.hits <= reading.trials):
+        raise ContractBroken(f"{reading.hits} matches of {reading.trials} trials; expected 0 <= matches <= trials")
 
 
-def unmarked_model_is_not_detected(bench: Bench, cls: type[Method]) -> None:
+def unmarked_model_is_not_detected(bench: Workbench, cls: type[Method[Any]]) -> None:
     """The owner's secret does not verify in models that were never marked."""
     _verifies_something(cls)
     secret = bench.marked(cls).secret
-    for role in ("clean", "stranger"):
-        verdict = _verify(cls, bench.unmarked(bench.task(cls), role)[0], secret)
-        if verdict.detected or verdict.p_value <= STRICT_ALPHA:
-            raise ContractBroken(f"the owner's secret verifies in an unmarked model ({role}): {_told(verdict)}")
+    for role in ("clean", "stranger") if cls.embeds else ("stranger",):
+        reading = _verify(cls, bench.unmarked(bench.task(cls), role)[0], secret)
+        if reading.accepted or reading.p_value <= LEVEL:
+            raise ContractBroken(f"the owner's secret verifies in an unmarked model ({role}): {_told(reading)}")
 
 
-def wrong_secret_is_not_detected(bench: Bench, cls: type[Method]) -> None:
+def wrong_secret_is_not_detected(bench: Workbench, cls: type[Method[Any]]) -> None:
     """Fresh secrets that were never embedded do not verify in the marked model."""
     _verifies_something(cls)
-    mark, keys = bench.marked(cls), _null_keys(bench, cls)
-    method: Method = laptop(cls)
-    suspect = Suspect(mark.model, cls.access, cls.key)
-    # Scores for all, as in calibration; whole verdicts, which may take long, for a few.
-    threshold = _owners_verdict(bench, cls).threshold
+    mark, keys = bench.marked(cls), _fresh_keys(bench, cls)
+    method: Method[Any] = laptop(cls)
+    suspect = Suspect(method.served(mark.model, mark.secret).eval(), cls.access, cls.key)
+    # Scores for all, as in calibration; whole readings, which may take long, for a few.
+    threshold = _owners_reading(bench, cls).paper_threshold
     above = sum(method.score(suspect, key)[0] >= threshold for key in keys)
     if above > len(keys) // 20:
         raise ContractBroken(f"{above} of {len(keys)} secrets never embedded reach the threshold {threshold:g}")
-    verdicts = [method.verify(suspect, key) for key in keys[:3]]
-    wrong = [v for v in verdicts if v.detected or v.p_value <= STRICT_ALPHA]
+    readings = [verify(method, method.served(mark.model, mark.secret), key) for key in keys[:3]]
+    wrong = [v for v in readings if v.accepted or v.p_value <= LEVEL]
     if wrong:
-        raise ContractBroken(f"{len(wrong)} of {len(verdicts)} secrets never embedded verify, e.g. {_told(wrong[0])}")
+        raise ContractBroken(f"{len(wrong)} of {len(readings)} secrets never embedded verify, e.g. {_told(wrong[0])}")
 
 
-def p_values_are_honest(bench: Bench, cls: type[Method]) -> None:
+def p_values_are_honest(bench: Workbench, cls: type[Method[Any]]) -> None:
     """On an unmarked model, p-values of fresh secrets are uniform or larger."""
     _verifies_something(cls)
     if cls.family not in ("bits", "triggers"):
         raise NotTested(f"p-values of the family {cls.family!r} are ranks among fresh secrets")
     model = bench.unmarked(bench.task(cls), "stranger")[0]
-    values = [_verify(cls, model, key).p_value for key in _null_keys(bench, cls)]
+    values = [_verify(cls, model, key).p_value for key in _fresh_keys(bench, cls)]
     mean, small = sum(values) / len(values), sum(value < 0.01 for value in values)
     if mean < MEAN_P or small > max(3, len(values) // 20):
         raise ContractBroken(
@@ -148,15 +173,14 @@ def p_values_are_honest(bench: Bench, cls: type[Method]) -> None:
         )
 
 
-def secret_comes_from_its_stream(bench: Bench, cls: type[Method]) -> None:
+def secret_comes_from_its_stream(bench: Workbench, cls: type[Method[Any]]) -> None:
     """`draw` depends on `lab.stream("secret", ...)` alone: global generators do not move it, another seed does."""
     task = bench.short_task(cls)
-    method: Method = laptop(cls)
-    data = bench.splits(task).owner
+    method: Method[Any] = laptop(cls)
 
     def draw(state: int, seed: int) -> Secret:
         with scrambled(state):
-            return method.draw(task, data, bench.lab(cls.key, task, seed))
+            return method.draw(bench.lab(cls.key, task, seed))
 
     first = draw(1, 0)
     if moved := difference(first, draw(2, 0)):
@@ -165,7 +189,7 @@ def secret_comes_from_its_stream(bench: Bench, cls: type[Method]) -> None:
         raise ContractBroken("draws the same secret for every seed; draw with generator=lab.stream('secret')")
 
 
-def embedding_is_deterministic(bench: Bench, cls: type[Method]) -> None:
+def embedding_is_deterministic(bench: Workbench, cls: type[Method[Any]]) -> None:
     """Two embeddings with one seed give the same bits, whatever the global generators' state, which they restore."""
     first = bench.short_mark(cls)
     with scrambled(2, watch=True):
@@ -173,7 +197,7 @@ def embedding_is_deterministic(bench: Bench, cls: type[Method]) -> None:
     _same(first, second, "two embeddings with one seed differ")
 
 
-def stopping_and_resuming_changes_nothing(bench: Bench, cls: type[Method]) -> None:
+def stopping_and_resuming_changes_nothing(bench: Workbench, cls: type[Method[Any]]) -> None:
     """An embedding killed in every training run and started again gives the same bits as one that ran through."""
     task = bench.short_task(cls)
     scratch, killed = bench.scratch(), set[str]()
@@ -200,8 +224,8 @@ def _same(one: tuple[Mark, BenchLab], other: tuple[Mark, BenchLab], what: str) -
             raise ContractBroken(f"{what} ({moved})")
 
 
-def secret_survives_storage(bench: Bench, cls: type[Method]) -> None:
-    """The secret comes back from the store bit for bit, and gives the same verdict."""
+def secret_survives_storage(bench: Workbench, cls: type[Method[Any]]) -> None:
+    """The secret comes back from the store bit for bit, and gives the same reading."""
     mark = bench.short_mark(cls)[0]
     file = bench.scratch() / "secret.safetensors"
     try:
@@ -211,12 +235,12 @@ def secret_survives_storage(bench: Bench, cls: type[Method]) -> None:
     stored = load_tree(file)
     if moved := difference(mark.secret, stored, "secret"):
         raise ContractBroken(f"the secret changes in the store ({moved}); tuples come back as lists: keep lists")
-    first, second = _short_verdict(bench, cls).as_dict(), _verify(cls, mark.model, stored).as_dict()
-    if moved := difference(first, second, "verdict"):
-        raise ContractBroken(f"the stored secret gives another verdict ({moved})")
+    first, second = asdict(_short_reading(bench, cls)), asdict(_owners(cls, Mark(mark.model, stored)))
+    if moved := difference(first, second, "reading"):
+        raise ContractBroken(f"the stored secret gives another reading ({moved})")
 
 
-def clean_samples_keep_their_order(bench: Bench, cls: type[Method]) -> None:
+def clean_samples_keep_their_order(bench: Workbench, cls: type[Method[Any]]) -> None:
     """Training sees the clean samples that the unmarked model saw, in the same order, so methods compare in pairs."""
     task = bench.short_task(cls)
     drawn = bench.short_mark(cls)[1].drawn.get("train")
@@ -234,12 +258,14 @@ def clean_samples_keep_their_order(bench: Bench, cls: type[Method]) -> None:
             )
 
 
-def marked_model_is_plain(bench: Bench, cls: type[Method]) -> None:
+def marked_model_is_plain(bench: Workbench, cls: type[Method[Any]]) -> None:
     """The released model's state dict loads into a fresh network of the task and gives the same outputs."""
     task, mark = bench.short_task(cls), bench.short_mark(cls)[0]
     fresh = task.build("fresh").to(bench.device)
     if moved := difference(_shapes(fresh), _shapes(mark.model), "state dict"):
-        raise ContractBroken(f"the marked model is not the plain architecture ({moved}); undo surgery in finish()")
+        raise ContractBroken(
+            f"the marked model is not the plain architecture ({moved}); undo surgery in Recipe.finish()"
+        )
     state = mark.model.state_dict()
     broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
     if broken:
@@ -257,7 +283,7 @@ def _shapes(model: nn.Module) -> dict[str, list[Any]]:
     return {name: [str(value.dtype), *value.shape] for name, value in model.state_dict().items()}
 
 
-def double_precision_runs(bench: Bench, cls: type[Method]) -> None:
+def double_precision_runs(bench: Workbench, cls: type[Method[Any]]) -> None:
     """The network in training and the released one run after `.double()`: every tensor is a parameter or a buffer."""
     mark, lab = bench.short_mark(cls)
     inputs = bench.splits(bench.short_task(cls)).test.model_inputs()[:8].double()
@@ -272,10 +298,10 @@ def double_precision_runs(bench: Bench, cls: type[Method]) -> None:
             raise ContractBroken("gives values that are not finite after .double()")
 
 
-def verifying_only_reads(bench: Bench, cls: type[Method]) -> None:
-    """`verify` changes neither weights nor modes nor the secret, draws nothing, and says the same twice."""
+def verifying_only_reads(bench: Workbench, cls: type[Method[Any]]) -> None:
+    """Reading changes neither weights nor modes nor the secret, draws nothing, and says the same twice."""
     mark = bench.short_mark(cls)[0]
-    first = _short_verdict(bench, cls).as_dict()
+    first = asdict(_short_reading(bench, cls))
     model, secret = copy.deepcopy(mark.model).eval(), copy.deepcopy(mark.secret)
 
     def look() -> list[Any]:
@@ -285,46 +311,46 @@ def verifying_only_reads(bench: Bench, cls: type[Method]) -> None:
 
     before = look()
     with scrambled(2, watch=True):
-        second = _verify(cls, model, secret).as_dict()
+        second = asdict(_owners(cls, Mark(model, secret)))
     if moved := difference(before, look(), "the suspect"):
-        raise ContractBroken(f"verify changes the suspect ({moved}); work on suspect.weights() or suspect.module()")
+        raise ContractBroken(f"reading changes the suspect ({moved}); work on suspect.weights() or suspect.module()")
     if moved := difference(mark.secret, secret, "the secret"):
-        raise ContractBroken(f"verify changes the secret ({moved})")
-    if moved := difference(first, second, "the verdict"):
+        raise ContractBroken(f"reading changes the secret ({moved})")
+    if moved := difference(first, second, "the reading"):
         raise ContractBroken(f"two verifications differ ({moved}); draw with a generator from tasks.streams.stream")
 
 
-def declared_access_suffices(bench: Bench, cls: type[Method]) -> None:
+def declared_access_suffices(bench: Workbench, cls: type[Method[Any]]) -> None:
     """`read` gets along with the declared access, and needs it."""
     _verifies_something(cls)
-    method: Method = laptop(cls)
+    method: Method[Any] = laptop(cls)
     try:
         mark = bench.short_mark(cls)[0]
-        _short_verdict(bench, cls)
+        _short_reading(bench, cls)
     except AccessDenied as error:
         raise ContractBroken(f"{error}; declare access = the most that `read` asks for") from None
-    less = _LESS[cls.access]
+    less = less_than(cls.access)
     try:
-        method.verify(Suspect(mark.model, less, cls.key), mark.secret)
-    except AccessDenied:
+        method.read(Suspect(method.served(mark.model, mark.secret), less, cls.key), mark.secret)
+    except (AccessDenied, UnsupportedModel):
         return
     raise ContractBroken(f"declares access to {cls.access} but reads the mark from {less}; declare what it needs")
 
 
-def foreign_models_are_judged(bench: Bench, cls: type[Method]) -> None:
-    """A suspect of another architecture or with other classes gets a verdict that does not claim it, never an error."""
+def foreign_models_are_judged(bench: Workbench, cls: type[Method[Any]]) -> None:
+    """A suspect of another architecture or with other classes gets a reading that does not claim it, never an error."""
     task, mark = bench.short_task(cls), bench.short_mark(cls)[0]
     other = "mlp-800x2" if task.model != "mlp-800x2" else "lenet5"
     with global_stream("foreign models"):
         suspects = {other: task.architecture(other), "one class less": _with_classes(task, task.classes - 1)}
     for name, model in suspects.items():
         try:
-            verdict = _verify(cls, model.to(bench.device), mark.secret)
+            reading = _verify(cls, model.to(bench.device), mark.secret)
         except Exception as error:
             text = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ContractBroken(f"a suspect with {name} raises {text}; raise UnsupportedModel in read()") from None
-        if not math.isfinite(verdict.score) or verdict.detected:
-            raise ContractBroken(f"a suspect with {name} that was never trained is claimed: {_told(verdict)}")
+        if not math.isfinite(reading.score) or reading.accepted:
+            raise ContractBroken(f"a suspect with {name} that was never trained is claimed: {_told(reading)}")
 
 
 def _with_classes(task: Task, classes: int) -> nn.Module:
@@ -336,7 +362,7 @@ def _with_classes(task: Task, classes: int) -> nn.Module:
     return model
 
 
-def weak_mark_is_refused(bench: Bench, cls: type[Method]) -> None:
+def weak_mark_is_refused(bench: Workbench, cls: type[Method[Any]]) -> None:
     """Embedding without training raises `NotEmbedded`, or the mark verifies all the same."""
     _verifies_something(cls)
     task = shortened(bench.task(cls), epochs=0)
@@ -344,18 +370,19 @@ def weak_mark_is_refused(bench: Bench, cls: type[Method]) -> None:
         mark, _ = bench.embed(cls, task, allow_weak=False)
     except (NotEmbedded, Diverged):
         return
-    verdict = _verify(cls, mark.model, mark.secret)
-    if not verdict.detected:
-        raise ContractBroken(f"embed returned a mark that does not verify: {_told(verdict)}; set `gate`")
+    reading = _owners(cls, mark)
+    if not reading.accepted:
+        raise ContractBroken(f"embed returned a mark that does not verify: {_told(reading)}; set `gate`")
 
 
-def _told(verdict: Verdict) -> str:
-    why = "" if verdict.applicable else f", not applicable: {verdict.reason}"
-    return f"score {verdict.score:.3f}, p {verdict.p_value:.2g}, detected {verdict.detected}{why}"
+def _told(reading: Reading) -> str:
+    why = "" if reading.applicable else f", not applicable: {reading.reason}"
+    return f"score {reading.score:.3f}, p {reading.p_value:.2g}, accepted {reading.accepted}{why}"
 
 
 METHOD_CHECKS = (
-    null_keys_are_nobodys,
+    fresh_keys_are_nobodys,
+    null_is_whole,
     marked_model_is_detected,
     unmarked_model_is_not_detected,
     wrong_secret_is_not_detected,

@@ -7,10 +7,11 @@ hold, `short` ones only as long as it takes to compare two runs bit for bit.
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,23 +20,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.methods.base import Mark, Method
+from assay.methods.base import Method
+from assay.methods.embedding import Mark, embed
 from assay.orchestrator.planning.configs import configured
 from assay.orchestrator.planning.registry import Registry
 from assay.orchestrator.work.environment import settle_kernels
+from assay.tasks.calibration import Calibration
 from assay.tasks.data.sources import DATASETS
 from assay.tasks.data.splits import Labelled, Splits
 from assay.tasks.errors import AssayError
 from assay.tasks.lab import Lab
-from assay.tasks.networks.architectures import ARCHITECTURES
+from assay.tasks.networks.architectures import ARCHITECTURES, kind_of
 from assay.tasks.streams import stream
 from assay.tasks.task import Task, resolve_task
-from assay.tasks.training.trainer import Batch, Recipe, State, Terms, Trained
+from assay.tasks.training.recipe import Batch, Recipe, Terms, Wrapped
+from assay.tasks.training.trainer import Trained
 
 SEED = 0
-_FEW = {"references": 2, "processed": 0}
-_SHORT = {**_FEW, "samples": 480, "test_samples": 100, "calibration_keys": 10, "epochs": 3, "batch_size": 48}
-_FULL = {**_FEW, "calibration_keys": 40}
+CALIBRATION = Calibration(references=2, processed=0, keys=10)
+_FEW = {"references": 2, "processed": 0}  # of methods that embed with unmarked models of their own
+_SHORT = {"samples": 480, "test_samples": 100, "epochs": 3, "batch_size": 48}
+_BUNDLED = ("digits", "phrases")
 _FIRST = ("cnn-mini", "lenet5", "resnet8", "mlp-800x2")  # small networks first
 _T = TypeVar("_T")
 
@@ -54,26 +59,27 @@ class Interrupted(BaseException):
 
 def laptop(cls: type[Any], **changes: Any) -> Any:
     """Return a plugin with its laptop settings and some changes, built as from a grid file."""
-    return configured(cls, {**cls.laptop, **changes})
+    few = {name: value for name, value in _FEW.items() if name in cls.Config.model_fields}
+    return configured(cls, {**cls.laptop, **few, **changes})
 
 
-def task_for(method: Method) -> Task:
-    """Return the first digits task that a method supports, with the laptop schedule.
+def task_for(method: Method[Any]) -> Task:
+    """Return the first task on bundled data that a method supports, images before texts, with the laptop schedule.
 
     Raises:
         ContractBroken: it supports none.
     """
     reasons = []
-    for model in (*_FIRST, *(name for name in ARCHITECTURES if name not in _FIRST)):
-        try:
-            task = resolve_task(f"digits-{model}", "laptop", _FULL)
-        except AssayError:  # an architecture for other inputs
+    names = (*_FIRST, *(name for name in ARCHITECTURES if name not in _FIRST))
+    for dataset, model in itertools.product(_BUNDLED, names):
+        if DATASETS[dataset].kind != kind_of(model):
             continue
+        task = resolve_task(f"{dataset}-{model}", "laptop", {})
         reason = method.supports(task)
         if reason is None:
             return task
-        reasons.append(f"{model}: {reason}")
-    raise ContractBroken(f"supports() refuses every architecture on digits ({'; '.join(reasons)})")
+        reasons.append(f"{dataset}-{model}: {reason}")
+    raise ContractBroken(f"supports() refuses every architecture on {' and '.join(_BUNDLED)} ({'; '.join(reasons)})")
 
 
 def shortened(task: Task, **changes: Any) -> Task:
@@ -170,30 +176,52 @@ def _first(found: Iterator[str | None]) -> str | None:
 # --- labs that watch -------------------------------------------------------------------------------------------------
 
 
-class _Watched(Recipe):
-    """A recipe behind which the real one does everything; notes what was drawn and what was prepared."""
+class _Watched(Wrapped):
+    """A recipe behind which the real one does everything; notes what was drawn and prepared, and global draws."""
 
     def __init__(self, inner: Recipe, drawn: list[tuple[Tensor, Tensor]], prepared: list[nn.Module]) -> None:
-        self.inner, self.drawn, self.prepared = inner, drawn, prepared
-        self.parameters = inner.parameters  # type: ignore[method-assign]
-        self.before_epoch = inner.before_epoch  # type: ignore[method-assign]
-        self.loss = inner.loss  # type: ignore[method-assign]
-        self.on_gradients = inner.on_gradients  # type: ignore[method-assign]
-        self.after_step = inner.after_step  # type: ignore[method-assign]
-        self.state_dict = inner.state_dict  # type: ignore[method-assign]
-        self.load_state_dict = inner.load_state_dict  # type: ignore[method-assign]
+        super().__init__(inner)
+        self.drawn, self.prepared = drawn, prepared
+        self.dropout = False
+
+    @contextmanager
+    def own(self, part: str) -> Iterator[None]:
+        """Insist that a part of the recipe leaves the global generators alone."""
+        before = global_state()
+        yield
+        if difference(before, global_state()):
+            raise ContractBroken(
+                f"Recipe.{part} draws from a global generator, whose state dropout shares with the unmarked model; "
+                "draw with generator=lab.stream(...)"
+            )
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
-        ready = self.inner.prepare_model(model)
+        with self.own("prepare_model"):
+            ready = super().prepare_model(model)
         self.prepared.append(copy.deepcopy(ready))
+        self.dropout = any("dropout" in type(module).__name__.lower() for module in ready.modules())
         return ready
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        with self.own("before_epoch"):
+            super().before_epoch(model, epoch)
 
     def mix(self, batch: Batch, step: int) -> Batch:
         self.drawn.append((batch.index.clone(), batch.labels.clone()))
-        return self.inner.mix(batch, step)
+        with self.own("mix"):
+            return super().mix(batch, step)
 
-    def step(self, state: State, batch: Batch) -> Terms:
-        return self.inner.step(state, batch)
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        with nullcontext() if self.dropout else self.own("loss"):  # dropout itself draws from the global generator
+            return super().loss(model, batch)
+
+    def on_gradients(self, model: nn.Module) -> None:
+        with self.own("on_gradients"):
+            super().on_gradients(model)
+
+    def after_step(self, model: nn.Module, batch: Batch) -> None:
+        with nullcontext() if self.dropout else self.own("after_step"):
+            super().after_step(model, batch)
 
 
 @dataclass
@@ -215,6 +243,8 @@ class BenchLab(Lab):
     def fit(self, model: nn.Module, data: Any, recipe: Recipe | None = None, *args: Any, **options: Any) -> Trained:
         """Train as any lab does, watching."""
         name = options.get("name", "train")
+        if "|key-" in self.plugin:  # each key's lab is another one
+            name = f"{self.plugin} {name}"
         if name in self.drawn:
             raise ContractBroken(
                 f"trains twice under name={name!r}: the second run would resume the first's checkpoint"
@@ -237,18 +267,20 @@ def restrict(lab: Lab, unmarked: tuple[str, ...], datasets: tuple[str, ...] = ()
 
     def model(role: str) -> nn.Module:
         if role not in unmarked:
-            raise ContractBroken(f"takes the unmarked model {role!r}; name it in unmarked(), which has {unmarked}")
+            raise ContractBroken(
+                f"takes the unmarked model {role!r}; name it in needs(), whose `unmarked` is {unmarked}"
+            )
         return give_model(role)
 
     def data(key: str) -> tuple[Labelled, Labelled]:
         if key not in datasets:
-            raise ContractBroken(f"takes the data set {key!r}; name it in datasets(), which has {datasets}")
+            raise ContractBroken(f"takes the data set {key!r}; name it in needs(), whose `datasets` are {datasets}")
         return give_data(key)
 
     lab.unmarked, lab.other = model, data
 
 
-class Bench:
+class Workbench:
     """Tasks, unmarked models and marked models, each made once; a context manager, whose end removes its folder.
 
     Args:
@@ -263,7 +295,7 @@ class Bench:
         self._made: dict[Any, Any] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="assay-check-")
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Workbench:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -303,6 +335,10 @@ class Bench:
     def lab(self, plugin: str, task: Task, seed: int = SEED, **options: Any) -> BenchLab:
         """Return a lab for one stage of `plugin` on `task`."""
         return BenchLab(
+            task=task,
+            data=options.pop("data", None) or self.splits(task).owner,
+            role=options.pop("role", "owner"),
+            calibration=CALIBRATION,
             plugin=plugin,
             seed=seed,
             device=self.device,
@@ -320,32 +356,32 @@ class Bench:
             lab = self.lab("clean", task)
             if role != "clean":
                 lab.train_seed = f"{role}|{lab.train_seed}"
-            data = self.splits(task).owner.train
-            return lab.fit(task.build(lab.train_seed), data, schedule=task.schedule).model, lab
+            return lab.fit(task.build(lab.train_seed), lab.data.train).model, lab
 
         return self.once(("unmarked", task, role), train)
 
-    def embed(self, cls: type[Method], task: Task, **options: Any) -> tuple[Mark, BenchLab]:
+    def embed(self, cls: type[Method[Any]], task: Task, **options: Any) -> tuple[Mark, BenchLab]:
         """Embed by a method's laptop settings; a mark that misses the gate is kept. Not cached."""
-        method: Method = laptop(cls, allow_weak=options.pop("allow_weak", True))
+        method: Method[Any] = laptop(cls, allow_weak=options.pop("allow_weak", True))
         lab = self.lab(cls.key, task, **options)
-        restrict(lab, method.unmarked(task))
-        return method.embed(task, self.splits(task).owner, lab), lab
+        needed = method.needs(task)
+        restrict(lab, needed.unmarked, needed.datasets)
+        return embed(method, lab), lab
 
-    def task(self, cls: type[Method]) -> Task:
+    def task(self, cls: type[Method[Any]]) -> Task:
         """Return the task on which a method's marks are read."""
         return self.once(("task", cls), lambda: task_for(laptop(cls)))
 
-    def short_task(self, cls: type[Method]) -> Task:
+    def short_task(self, cls: type[Method[Any]]) -> Task:
         """Return the task on which a method's runs are compared."""
         return shortened(self.task(cls))
 
-    def marked(self, cls: type[Method]) -> Mark:
+    def marked(self, cls: type[Method[Any]]) -> Mark:
         """Return a model that carries the method's mark well."""
         task = self.task(cls)
         return copy.deepcopy(self.once(("marked", cls), lambda: self.embed(cls, task, allow_weak=False)[0]))
 
-    def short_mark(self, cls: type[Method]) -> tuple[Mark, BenchLab]:
+    def short_mark(self, cls: type[Method[Any]]) -> tuple[Mark, BenchLab]:
         """Return a briefly trained mark, and the lab in which it was embedded under scrambled global state 1."""
 
         def make() -> tuple[Mark, BenchLab]:

@@ -205,9 +205,9 @@ def _mlflow(arguments: argparse.Namespace) -> int:
 
     out = Path(arguments.out)
     if arguments.action == "ui":
-        sync(out, arguments.mlflow_uri)
+        sync([out], arguments.mlflow_uri)
         return subprocess.call(ui_command(out))  # noqa: S603 (our own command, no shell)
-    _print_json(sync(out, arguments.mlflow_uri))
+    _print_json(sync([out], arguments.mlflow_uri))
     return 0
 
 

@@ -89,13 +89,14 @@ def _cell(value: Any) -> str:
 def plan_values(plan: Plan, out: Path | None) -> dict[str, Any]:
     """Return what `assay plan` says: counts, cached stages, impossible cells with reasons, estimated cost."""
     store = Store(out / "store") if out and (out / "store").is_dir() else None
-    have = store.committed_keys() & plan.stages.keys() if store else set()
+    have = plan.done(store) if store else set()
     missing = plan.missing(have)
     measured = 0
     if store and have:
         plan, measured = corrected(plan, store, have)
     kinds = Counter(stage.kind for stage in plan.stages.values())
-    impossible = Counter((cell.method, cell.attack, cell.task, cell.reason) for cell in plan.cells if cell.reason)
+    names = ("method", "attack", "task")
+    impossible = Counter((*(cell.point[name] for name in names), cell.reason) for cell in plan.cells if cell.reason)
     seconds = sum(plan.stages[key].seconds for key in missing)
     return {
         "name": plan.name,

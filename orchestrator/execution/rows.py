@@ -1,4 +1,4 @@
-"""From plan and records to rows and curves: what the results package stores."""
+"""From plan and records to rows, curves and nulls, as the results package stores them; decisions are derived here."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from assay.orchestrator.planning.plan import Cell, Plan
+from assay.orchestrator.records import AttackRecord, MarkRecord, ModelRecord, NullRecord, ReadingRecord
 from assay.orchestrator.store import Store
 from assay.orchestrator.work.environment import environment_hash
+from assay.results.decisions import Null, decided, null_points
+from assay.results.schema import empty_row
 
 Record = dict[str, Any]
 
-# Figures of an attack's result that become entries of a row's `metrics`.
-_COMPARED = (
-    "agreement", "weight_change", "weight_change_most", "parameters_share", "data_share", "query_share", "main_scratch",
-    "main_held_out", "pointless", "success", "score_sok", "score_chance",
-)  # fmt: skip
+_COSTS = ("wall_s", "device_s", "forward_samples", "backward_samples", "queries")
 
 
 class Rows:
@@ -29,6 +28,7 @@ class Rows:
         self.plan = plan
         self.store = store
         self._shared: dict[str, Record] = {}
+        self._nulls: dict[str, Null] = {}
         self._finished: dict[str, dict[str, Any]] = {}
         self.environments: dict[str, dict[str, str]] = {}
 
@@ -47,20 +47,43 @@ class Rows:
             self._shared[key] = {name: value for name, value in record.items() if name != "curves"}
         return self._shared[key]
 
+    def null(self, key: str | None) -> Null | None:
+        """Return a committed null; the rows of one null share the object, and with it the thresholds."""
+        if key is None or (key not in self._nulls and self.record(key) is None):
+            return None
+        if key not in self._nulls:
+            found = NullRecord.model_validate(self._shared[key]["result"])
+            self._nulls[key] = Null(found.scores, found.hits, found.trials, found.models)
+        return self._nulls[key]
+
     def row(self, cell: Cell) -> dict[str, Any]:
-        """Return one row: results if the cell is done, else its status and the reason."""
+        """Return one row: what was measured and what it means if the cell is done, else its status and the reason."""
         if cell.key in self._finished:
             return self._finished[cell.key]
-        clean, embed, attack = (self.record(key) for key in (cell.clean_key, cell.embed_key, cell.attack_key))
-        status, reason = self._status(cell, attack)
-        row = {**_EMPTY, **_point(cell), "status": status, "reason": reason}
+        clean, embed = self.record(cell.clean_key), self.record(cell.embed_key)
+        links = [self.record(key) for key in cell.chain]
+        null = self.null(cell.null_key)
+        done = [link for link in links if link is not None] if all(links) else []
+        if cell.null_key is not None and null is None:
+            done = []
+        status, reason = self._status(cell, done)
+        row = {**empty_row(), **cell.point, **_keys(cell), "status": status, "reason": reason}
+        readings: dict[str, ReadingRecord] = {}
         if clean:
-            row["main_clean"] = clean["result"]["main"]
+            row["main_clean"] = ModelRecord.model_validate(clean["result"]).main
         if embed:
-            row |= _before(embed["result"])
-        if clean and embed and attack and status == "ok":
-            row |= _after(attack) | _costs(attack, clean, embed)
-            row["metrics"] = _metrics(clean, embed, attack) | self._null(cell)
+            mark = MarkRecord.model_validate(embed["result"])
+            row["main_before"] = mark.main
+            readings = {"before": mark.reading, "clean": mark.on_clean}
+        if clean and embed and done and status == "ok":
+            attack = AttackRecord.model_validate(done[-1]["result"])
+            readings.update(attack.readings)
+            row["main_after"] = attack.main
+            row |= _costs(done, clean, embed)
+            row["metrics"] = _metrics(readings, attack, done) | _work(done, clean, embed)
+        row["readings"] = {name: reading.as_row() for name, reading in readings.items()} or None
+        row |= decided(row, null)
+        if status == "ok":
             self._finished[cell.key] = row
         return row
 
@@ -82,120 +105,79 @@ class Rows:
                         where = {"stage_key": key, "stage": stage.kind, "curve": point["curve"]}
                         yield {**where, "step": point["step"], "metric": metric, "value": value}
 
-    def _null(self, cell: Cell) -> dict[str, float]:
-        """How never-embedded keys score on unmarked models: mean, and deviations of the keys' and the models' means."""
-        calibration = self.record(self.plan.stages[str(cell.attack_key)].identity.get("calibrate"))
-        spread = calibration["result"]["spread"] if calibration else {}
-        return {f"null_{name}": float(value) for name, value in spread.items()}
+    def nulls(self) -> Iterator[dict[str, Any]]:
+        """Yield the committed nulls of the plan, a point for each model and key."""
+        for key, stage in self.plan.stages.items():
+            if stage.kind == "calibrate" and (null := self.null(key)) is not None:
+                task = stage.identity["task"]
+                name = f"{task['dataset']}-{task['model']}"
+                yield from null_points(key, stage.identity["method"]["key"], name, null)
 
-    def _status(self, cell: Cell, attack: Record | None) -> tuple[str, str]:
-        if cell.attack_key is None:
+    def _status(self, cell: Cell, done: list[Record]) -> tuple[str, str]:
+        if not cell.chain:
             return "not_applicable", cell.reason
-        if attack is not None:
-            why = attack["result"].get("not_applicable")
+        if done:
+            why = done[-1]["result"]["not_applicable"]
             return ("not_applicable", why) if why else ("ok", "")
-        if failure := self.store.failure(cell.attack_key):
+        if failure := self.store.failure(cell.chain[-1]):
             return "failed", failure["reason"]
-        for key in self._ancestors(cell.attack_key):
+        for key in (*cell.stages[::-1], *self._ancestors(cell.stages)):
             if failure := self.store.failure(key):
                 return "blocked", f"{self.plan.stages[key].label} failed: {failure['reason']}"
         return "pending", ""
 
-    def _ancestors(self, key: str) -> Iterable[str]:
-        front, seen = list(self.plan.stages[key].parents), set[str]()
+    def _ancestors(self, keys: Iterable[str]) -> Iterable[str]:
+        front, seen = list(keys), set[str]()
         while front:
-            parent = front.pop()
-            if parent not in seen:
-                seen.add(parent)
-                front.extend(self.plan.stages[parent].parents)
+            for parent in self.plan.stages[front.pop()].parents:
+                if parent not in seen:
+                    seen.add(parent)
+                    front.append(parent)
         return sorted(seen)
 
 
-_EMPTY: Mapping[str, Any] = dict.fromkeys(
-    (
-        "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "p_before", "p_after",
-        "detected_before", "detected_after", "verdict_paper", "verdict_sok", "outcome", "rival_score", "rival_p",
-        "rival_verified", "wall_s", "device_s", "forward_samples", "backward_samples", "queries", "unique_samples",
-        "peak_mem_mb", "cost_share", "embed_cost_share", "environment", "started", "ended",
-    )
-) | {"metrics": {}}  # fmt: skip
-
-
-def _point(cell: Cell) -> dict[str, Any]:
-    names = (
-        "clean_key", "embed_key", "attack_key", "task", "dataset", "model", "profile", "split", "method",
-        "method_config", "attack", "attack_config", "victim_seed", "attack_seed",
-    )  # fmt: skip
+def _keys(cell: Cell) -> dict[str, Any]:
+    names = ("clean_key", "embed_key", "attack_key", "null_key")
     return {"cell_key": cell.key, **{name: getattr(cell, name) for name in names}}
 
 
-def _read(verdict: Mapping[str, Any], name: str) -> Any:
-    """A figure of a verdict; None where the mark cannot be read at all, so that no number stands in its place."""
-    return verdict[name] if verdict["applicable"] else None
-
-
-def _before(embed: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = embed["verdict"]
-    return {
-        "main_before": embed["main"],
-        "score_before": _read(verdict, "score"),
-        "chance": _read(verdict, "chance"),
-        "p_before": _read(verdict, "p_value"),
+def _costs(links: list[Record], clean: Record, embed: Record) -> dict[str, Any]:
+    """Return what the attack cost, all links of a chain together, also relative to training an unmarked model."""
+    whole, each = clean["costs"]["device_s"], [link["costs"] for link in links]
+    own = {name: sum(costs[name] for costs in each) for name in _COSTS}
+    own["unique_samples"] = max(costs["unique_samples"] for costs in each)  # links train on the same samples
+    own["peak_mem_mb"] = max(costs["peak_mem_mb"] for costs in each)
+    last = links[-1]
+    own |= {
+        "environment": environment_hash(last["environment"]),
+        "started": links[0]["started"],
+        "ended": last["ended"],
     }
+    shares = {"cost_share": own["device_s"], "embed_cost_share": embed["costs"]["device_s"]}
+    return own | {name: spent / whole if whole else None for name, spent in shares.items()}
 
 
-def _after(attack: Record) -> dict[str, Any]:
-    result = attack["result"]
-    verdict, rival = result["verdict"], result.get("rival")
-    after = {
-        "main_after": result["main"],
-        "score_after": _read(verdict, "score"),
-        "p_after": _read(verdict, "p_value"),
-        "detected_before": result["before"]["strict"],
-        "detected_after": verdict["strict"],
-        "verdict_paper": verdict["paper"],
-        "verdict_sok": verdict["sok"],
-        "outcome": result.get("outcome"),
-        "environment": environment_hash(attack["environment"]),
-        "started": attack["started"],
-        "ended": attack["ended"],
-    }
-    if rival is not None:
-        after |= {"rival_score": _read(rival, "score"), "rival_p": _read(rival, "p_value")}
-        after["rival_verified"] = rival["strict"]
-    return after
-
-
-def _costs(attack: Record, clean: Record, embed: Record) -> dict[str, Any]:
-    costs, whole = attack["costs"], clean["costs"]["device_s"]
-    own = {name: costs[name] for name in ("wall_s", "device_s", "forward_samples", "backward_samples", "queries")}
-    own |= {name: costs.get(name) for name in ("unique_samples", "peak_mem_mb")}  # older records lack them
-    shares = {"cost_share": costs, "embed_cost_share": embed["costs"]}
-    return own | {name: spent["device_s"] / whole if whole else None for name, spent in shares.items()}
-
-
-def _metrics(clean: Record, embed: Record, attack: Record) -> dict[str, float]:
-    """Further figures by name: thresholds, the reading on the unmarked model, the paper's own verdicts, work shares."""
-    before, after = embed["result"], attack["result"]
-    found: dict[str, Any] = {f"threshold_{name}": value for name, value in after["thresholds"].items()}
-    on_clean = after["unmarked"]
-    if on_clean["applicable"]:
-        found |= {f"clean_{name}": on_clean[name] for name in ("score", "p_value", "paper", "sok", "strict")}
-        found |= {f"clean_{name}": value for name, value in on_clean["metrics"].items()}
-        found |= {f"before_{name}": after["before"][name] for name in ("paper", "sok")}
-    found |= {f"before_{name}": value for name, value in before["verdict"]["metrics"].items()}
-    found |= {f"after_{name}": value for name, value in after["verdict"]["metrics"].items()}
-    found |= {name: after[name] for name in _COMPARED if name in after} | dict(after["report"])
-    if rival := after.get("rival"):
-        found |= {f"rival_{name}": rival[name] for name in ("paper", "sok")}
-        found |= {f"ambiguity_{after['ambiguity']}": 1.0}
-    found |= _other_checkpoints(attack["curves"])
-    work = clean["costs"]["forward_samples"] + 2 * clean["costs"]["backward_samples"]
-    spent = attack["costs"]["forward_samples"] + 2 * attack["costs"]["backward_samples"]
-    found["work_share"] = spent / work if work else None
-    marking = embed["costs"]["forward_samples"] + 2 * embed["costs"]["backward_samples"]
-    found["embed_work_share"] = marking / work if work else None
+def _metrics(readings: Mapping[str, ReadingRecord], attack: AttackRecord, links: list[Record]) -> dict[str, float]:
+    """Return measured figures by name: those of the readings, of the surrogate beside the victim, of the attack."""
+    found: dict[str, Any] = {}
+    for name, reading in readings.items():
+        if reading.applicable or name in ("before", "after"):
+            found |= {f"{name}_{metric}": value for metric, value in reading.metrics.items()}
+    found |= attack.compared | attack.report
+    found |= _other_checkpoints(links[-1]["curves"])
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _work(links: list[Record], clean: Record, embed: Record) -> dict[str, float]:
+    """Return the passes of attack and embedding relative to training an unmarked model."""
+    whole = _passes(clean["costs"])
+    spent = {"work_share": sum(_passes(link["costs"]) for link in links), "embed_work_share": _passes(embed["costs"])}
+    return {name: value / whole for name, value in spent.items()} if whole else {}
+
+
+def _passes(costs: Mapping[str, Any]) -> float:
+    """Return forward passes of one sample; a backward pass counts as two."""
+    return float(costs["forward_samples"] + 2 * costs["backward_samples"])
 
 
 def _other_checkpoints(curves: Iterable[Mapping[str, Any]]) -> dict[str, float]:

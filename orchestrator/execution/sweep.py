@@ -19,7 +19,7 @@ from assay.orchestrator.planning.registry import fingerprint
 from assay.orchestrator.store import Store, write_json
 from assay.orchestrator.work.bench import Context
 from assay.results.mlflow_mirror import Mirror
-from assay.results.parquet import plain_curves, read_records, write_curves, write_rows
+from assay.results.parquet import plain_curves, plain_nulls, read_records, write_curves, write_nulls, write_rows
 
 COMPACT_S = 30.0  # between two rewrites of the Parquet files while the sweep runs
 
@@ -57,7 +57,7 @@ class Views:
         self.out = out
         self.rows = Rows(plan, Store(out / "store"))
         self.inner = inner
-        self.kept_rows, self.kept_curves = _earlier(out, plan)
+        self.kept_rows, self.kept_curves, self.kept_nulls = _earlier(out, plan)
         self.cells_of = _cells_by_stage(plan)
         self.mirror = Mirror(out, mlflow_uri)
         self.compacted_at = time.monotonic()
@@ -85,6 +85,7 @@ class Views:
         rows = list(self.rows.all())
         write_rows(self.out, [*self.kept_rows, *rows])
         write_curves(self.out, [*self.kept_curves, *self.rows.curves()])
+        write_nulls(self.out, [*self.kept_nulls, *self.rows.nulls()])
         self.compacted_at = time.monotonic()
         return rows
 
@@ -121,7 +122,7 @@ def _locked_sweep(
     out = Path(context.out)
     begun, started = time.monotonic(), _utc()
     store = Store(out / "store")
-    have = store.committed_keys() & plan.stages.keys()
+    have = plan.done(store)
     views = Views(plan, grid, out, mlflow_uri, listener)
     _write_sweep(out, plan, grid, context, settings, {"started": started})
     try:
@@ -151,20 +152,24 @@ def _report(plan: Plan, summary: Summary, rows: list[dict[str, Any]], cached: in
     )
 
 
-def _earlier(out: Path, plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows and curves that other grids left in this folder."""
+def _earlier(out: Path, plan: Plan) -> tuple[list[dict[str, Any]], ...]:
+    """Rows, curves and nulls that other grids left in this folder; a failure is no result and is not kept."""
     cells = {cell.key for cell in plan.cells}
     rows = read_records(out) if (out / "rows.parquet").exists() else []
     curves = plain_curves(out) if (out / "curves.parquet").exists() else []
-    kept = [row for row in rows if row["cell_key"] not in cells]
-    return kept, [point for point in curves if point["stage_key"] not in plan.stages]
+    nulls = plain_nulls(out) if (out / "nulls.parquet").exists() else []
+    return (
+        [row for row in rows if row["cell_key"] not in cells and row["status"] in ("ok", "not_applicable")],
+        [point for point in curves if point["stage_key"] not in plan.stages],
+        [point for point in nulls if point["null_key"] not in plan.stages],
+    )
 
 
 def _cells_by_stage(plan: Plan) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for cell in plan.cells:
-        if cell.attack_key is not None:
-            found.setdefault(cell.attack_key, []).append(cell)
+        for key in cell.stages:
+            found.setdefault(key, []).append(cell)
     return found
 
 

@@ -46,9 +46,9 @@ def list_attacks(registry: Registry) -> list[dict[str, Any]]:
             "key": key,
             "title": cls.title,
             "paper": cls.source,
-            "access": cls.needs,
+            "access": cls.access,
             "kind": cls.kind,
-            "needs_data": cls.needs_data,
+            "uses_data": cls.uses_data,
             "version": cls.version,
             "from": registry.place("attack", key),
             "settings": settings(cls),
@@ -168,7 +168,7 @@ def _kind(option: dict[str, Any]) -> str:
     return str(option.get("type", "object")).replace("null", "none")
 
 
-def _refused(cls: type[Method]) -> dict[str, str]:
+def _refused(cls: type[Method[Any]]) -> dict[str, str]:
     """Return the architectures that a method refuses, each with its reason, judged on one data set of each kind."""
     reasons: dict[str, str] = {}
     method = cls(cls.Config.model_validate(cls.laptop))

@@ -10,7 +10,7 @@ from assay.attacks.base import Attack
 from assay.methods.base import Method
 from assay.tasks.training.schedule import Frozen, parse
 
-Plugin = TypeVar("Plugin", Method, Attack)
+Plugin = TypeVar("Plugin", bound=Method[Any] | Attack[Any])
 
 
 def configured(cls: type[Plugin], params: Mapping[str, Any], where: str = "") -> Plugin:

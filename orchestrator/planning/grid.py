@@ -1,4 +1,4 @@
-"""The grid: one YAML file that names tasks, methods, attacks and seeds; and its expansion into a plan.
+"""The grid: one YAML file that names tasks, methods, attacks and seeds.
 
 Order, nesting and splitting of a grid never change keys or results: entries are expanded, resolved with all defaults,
 and only then keyed.
@@ -6,41 +6,32 @@ and only then keyed.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from assay.orchestrator.planning import settings as overrides
+from assay.orchestrator.planning.calibration import Calibration, sections
 from assay.orchestrator.planning.catalogue import shipped_grids
-from assay.orchestrator.planning.configs import takes_list
+from assay.orchestrator.planning.entries import Axis, Entry
 from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.planning.written import Places, kind, load, mapping
 from assay.tasks.errors import BadInput, nearest, unknown
-from assay.tasks.task import named_tasks, unknown_task
 from assay.tasks.task import profiles as task_profiles
+from assay.tasks.task import resolve_task
+from assay.tasks.training.schedule import parse as parse_config
 
-_TOP = ("name", "tasks", "methods", "attacks", "seeds", "attack_seeds", "train", "profile", "profiles", "about")
-_AXES = ("tasks", "methods", "attacks")
-_ONLY = "only"  # of a method or attack: the tasks that an entry is for
+__all__ = ["MOST_SEEDS", "OF_A_FILE", "TOP", "Entry", "Grid", "parse", "read"]
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One resolved point of an axis.
-
-    Attributes:
-        key: the task, method or attack.
-        params: its parameters as written, defaults not yet filled in.
-        where: file and line, for messages.
-        tasks: keys of the tasks that a method or attack is for; empty: all of the grid.
-    """
-
-    key: str
-    params: dict[str, Any]
-    where: str
-    tasks: tuple[str, ...] = ()
+TOP = (
+    "name", "about", "tasks", "methods", "attacks", "seeds", "attack_seeds", "train", "calibration", "profile",
+    "profiles",
+)  # fmt: skip
+OF_A_FILE = ("name", "profile", "profiles")  # keys that no profile can change
+MOST_SEEDS = 1000  # as a count: beyond it, somebody means one seed
+LARGEST_SEED = 2**63 - 1  # what a column of the results can hold
+_LONGEST_NAME = 100
 
 
 @dataclass
@@ -48,12 +39,13 @@ class Grid:
     """A parsed grid under one profile.
 
     Attributes:
-        name: for people, and for the MLflow experiment.
+        name: for people, and for the folder of results; never a path.
         profile: the profile in force.
         tasks, methods, attacks: expanded entries.
         seeds: victim seeds.
         attack_seeds: attack seeds per victim.
-        train: overrides of every task's schedule and sizes.
+        train: overrides of every task's schedule and sizes; none of the calibration.
+        calibration: `references`, `keys` and `processed`, as far as the grid says; the rest follows from the profile.
         source: the text that was read, for the sweep's record.
     """
 
@@ -65,56 +57,38 @@ class Grid:
     seeds: list[int]
     attack_seeds: list[int]
     train: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
     source: str = ""
 
 
 def read(name: str) -> tuple[str, str]:
-    """Return (place, text) of a grid given as a file or as the name of a shipped one."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        try:
-            return str(path), path.read_text("utf-8")
-        except OSError as error:
-            raise BadInput(f"{name}: cannot read the grid file ({error.strerror})") from None
+    """Return (place, text) of a grid given as a file or as the name of a shipped one.
+
+    A folder is never a grid, so one that has the name of a shipped grid does not hide it.
+
+    Raises:
+        BadInput: there is neither; the file cannot be read, or is not in UTF-8.
+    """
     grids = shipped_grids()
-    if name not in grids:
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # a tilde before the name of nobody
+        raise BadInput(f"{name}: cannot read the grid file ({error})") from None
+    if name in grids and not path.is_file():
+        return f"{name}.yaml", grids[name].read_text("utf-8")
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
         allowed = ", ".join(sorted(grids))
         raise BadInput(f"unknown grid {name!r}{nearest(name, grids)} (allowed: a .yaml file, or one of {allowed})")
-    return f"{name}.yaml", grids[name].read_text("utf-8")
-
-
-class _Lines:
-    """Line numbers of a YAML text by path of keys and positions."""
-
-    def __init__(self, text: str, place: str) -> None:
-        self.place = place
-        self.at: dict[tuple[str | int, ...], int] = {}
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            self._walk(node, ())
-
-    def _walk(self, node: yaml.Node, path: tuple[str | int, ...]) -> None:
-        self.at.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                name, line = str(key.value), key.start_mark.line + 1
-                if name in seen:
-                    raise BadInput(f"{self.place}, line {line}: key {name!r} is written twice; keep one")
-                seen.add(name)
-                self.at[(*path, name)] = line
-                self._walk(value, (*path, name))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                self._walk(value, (*path, index))
-
-    def where(self, *path: str | int) -> str:
-        """Return `file, line n` of the longest known prefix of a path."""
-        steps = tuple(path)
-        while steps and steps not in self.at:
-            steps = steps[:-1]
-        line = self.at.get(steps)
-        return f"{self.place}, line {line}" if line else self.place
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{name}: cannot read the grid file ({error.strerror})") from None
+    try:
+        return name, data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start]
+        raise BadInput(f"{name}, line {line}: not in UTF-8 (byte 0x{byte:02x}); save the file in UTF-8") from None
 
 
 def parse(name: str, registry: Registry, profile: str | None = None, settings: Sequence[str] = ()) -> Grid:
@@ -124,170 +98,107 @@ def parse(name: str, registry: Registry, profile: str | None = None, settings: S
         name: a file or the name of a shipped grid.
         registry: the methods and attacks that may be named.
         profile: replaces the grid's own `profile`.
-        settings: `K=V` overrides: `seeds=1`, `train.epochs=3`, `methods.adi.n=50`, `attacks.prune.ratio=[0.5,0.9]`.
+        settings: `K=V` overrides: `seeds=1`, `train.epochs=3`, `calibration.references=10`, `methods.adi.n=50`,
+            `attacks.prune.ratio=[0.5,0.9]`.
 
     Raises:
         BadInput: one line that names the file, the line or key, what was found and what is allowed.
     """
     place, text = read(name)
-    try:
-        lines = _Lines(text, place)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise BadInput(f"{place}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    data, places = load(text, place)
     if not isinstance(data, dict):
-        raise BadInput(f"{place}: expected a mapping with the keys {', '.join(_AXES)}, found {_kind(data)}")
+        raise BadInput(f"{place}: expected a mapping with the keys {', '.join(overrides.AXES)}, found {kind(data)}")
     for key in data:
-        if key not in _TOP:
-            raise unknown("key", str(key), _TOP, lines.where(key))
+        if key not in TOP:
+            raise unknown("key", str(key), TOP, places.where(str(key)))
     chosen = profile or data.get("profile") or "laptop"
-    data = _with_profile(data, chosen, lines)
+    data = _with_profile(data, chosen, places)
     for setting in settings:
-        _apply(data, setting)
+        overrides.apply(data, setting, places)
+    base = chosen if chosen in task_profiles() else "laptop"
+    tasks = list(Axis("tasks", places, base).entries(data.get("tasks")))
+    _check_sections(data, tasks, base, places)
     return Grid(
-        name=str(data.get("name") or Path(place).stem),
+        name=_name(data.get("name"), Path(place).stem, places),
         profile=chosen,
-        tasks=list(_entries(data, "tasks", None, lines)),
-        methods=[_for_tasks(entry) for entry in _entries(data, "methods", registry.methods, lines)],
-        attacks=[_for_tasks(entry) for entry in _entries(data, "attacks", registry.attacks, lines)],
-        seeds=_seeds(data.get("seeds", 1), "seeds", lines),
-        attack_seeds=_seeds(data.get("attack_seeds", 1), "attack_seeds", lines),
-        train=_mapping(data.get("train"), "train", lines.where("train")),
+        tasks=tasks,
+        methods=list(Axis("methods", places, base, registry.methods).entries(data.get("methods"))),
+        attacks=list(Axis("attacks", places, base, registry.attacks).entries(data.get("attacks"))),
+        seeds=_seeds(data.get("seeds", 1), "seeds", places),
+        attack_seeds=_seeds(data.get("attack_seeds", 1), "attack_seeds", places),
+        train=data["train"],
+        calibration=data["calibration"],
         source=text,
     )
 
 
-def _with_profile(data: dict[str, Any], chosen: str, lines: _Lines) -> dict[str, Any]:
-    own = _mapping(data.get("profiles"), "profiles", lines.where("profiles"))
+def _with_profile(data: dict[str, Any], chosen: Any, places: Places) -> dict[str, Any]:
+    """Return the grid under a profile, every setting of `train` and `calibration` in its section."""
+    own = mapping(data.get("profiles"), "profiles", places.where("profiles"))
     allowed = {*own, *task_profiles()}
-    if chosen not in allowed:
-        raise unknown("profile", str(chosen), allowed, lines.place)
-    merged = {**data}
-    for key, value in _mapping(own.get(chosen), f"profiles.{chosen}", lines.where("profiles", chosen)).items():
-        if key not in _TOP or key in ("name", "profile", "profiles"):
-            raise unknown(
-                "key", str(key), set(_TOP) - {"name", "profile", "profiles"}, lines.where("profiles", chosen, key)
-            )
-        merged[key] = {**(merged.get(key) or {}), **value} if key == "train" else value
+    if not isinstance(chosen, str) or chosen not in allowed:
+        raise unknown("profile", str(chosen), allowed, places.where("profile") if "profile" in data else places.file)
+    at = ("profiles", chosen)
+    layer = mapping(own.get(chosen), f"profiles.{chosen}", places.where(*at))
+    merged = {**data, **sections(data, (), places)}
+    for name, fields in sections(layer, at, places).items():
+        for key in fields:
+            places.move((*at, name, key), (name, key))
+        merged[name] = {**merged[name], **fields}
+    for key, value in layer.items():
+        if key not in TOP or key in OF_A_FILE:
+            raise unknown("key", key, set(TOP) - set(OF_A_FILE), places.where(*at, key))
+        if key not in ("train", "calibration"):
+            places.move((*at, key), (key,))
+            merged[key] = value
     return merged
 
 
-def _entries(data: dict[str, Any], axis: str, registry: Mapping[str, Any] | None, lines: _Lines) -> Iterator[Entry]:
-    """Expand one axis: a list under a parameter is an axis of its own."""
-    written = data.get(axis)
-    if written is None or written == [] or written == {}:
-        raise BadInput(f"{lines.where(axis)}: {axis} is empty; name at least one (see: assay list {axis})")
-    if isinstance(written, str | dict):
-        written = [written]
-    if not isinstance(written, list):
-        raise BadInput(f"{lines.where(axis)}: {axis} must be a list, found {_kind(written)}")
-    for index, item in enumerate(written):
-        if not isinstance(item, str | dict):
-            raise BadInput(
-                f"{lines.where(axis, index)}: {axis} takes a key or `key: {{parameters}}`, found {_kind(item)}"
-            )
-        pairs: dict[str, Any] = {item: {}} if isinstance(item, str) else item
-        for key, params in pairs.items():
-            where = lines.where(axis, index, key)
-            if registry is not None and key not in registry:
-                raise unknown(axis.removesuffix("s"), str(key), registry, where)
-            config = registry[key].Config if registry is not None else None
-            for point in _product(_mapping(params, key, where), config, where):
-                yield Entry(key, point, where)
+def _check_sections(data: dict[str, Any], tasks: Sequence[Entry], base: str, places: Places) -> None:
+    """Check `train` and `calibration`, each setting where it was written."""
+    for name, value in data["train"].items():
+        # Whose schedule is taken depends on the task; all else means the same to every task.
+        concerned = [task for task in tasks if name not in task.params] if name == "paper" else tasks[:1]
+        for task in concerned:
+            resolve_task(task.key, base, {name: value}, f"{places.where('train', name)}: train")
+    parse_config(
+        Calibration, data["calibration"], "", lambda steps: f"{places.where('calibration', *steps)}: calibration"
+    )
 
 
-def _for_tasks(entry: Entry) -> Entry:
-    """Take `only`, the tasks that an entry is for, out of its parameters; the grid need not have them all."""
-    if _ONLY not in entry.params:
-        return entry
-    params = dict(entry.params)
-    written = params.pop(_ONLY)
-    named = written if isinstance(written, list) else [written]
-    if not named:
-        raise BadInput(f"{entry.where}: {_ONLY} is an empty list; name at least one task, or leave it out")
-    for key in named:
-        if key not in named_tasks():
-            raise unknown_task(str(key), f"{entry.where}: {_ONLY}: ")
-    return replace(entry, params=params, tasks=tuple(named))
+def _name(value: Any, otherwise: str, places: Places) -> str:
+    """Return the grid's name, which becomes the name of a folder: plain words."""
+    name = otherwise if value is None or value == "" else value
+    where = places.where("name")
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        raise BadInput(f"{where}: name must be text, found {kind(value)}")
+    name = str(name).strip()
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+        raise BadInput(
+            f"{where}: name {name!r} must be plain words, because it names a folder: no '/' or '\\', no '.' in front, "
+            "nothing that cannot be printed"
+        )
+    if len(name.encode()) > _LONGEST_NAME:
+        raise BadInput(f"{where}: name has {len(name.encode())} bytes, at most {_LONGEST_NAME}; `about` may be longer")
+    return name
 
 
-def _product(params: dict[str, Any], config: Any, where: str) -> Iterator[dict[str, Any]]:
-    axes: list[list[tuple[str, Any]]] = []
-    for name, value in params.items():
-        own_list = name == _ONLY or (takes_list(config, name) if config is not None else name == "drops")
-        many = isinstance(value, list) and (not own_list or (bool(value) and isinstance(value[0], list)))
-        values = value if many else [value]
-        if not values:
-            raise BadInput(f"{where}: {name} is an empty list; give at least one value")
-        axes.append([(name, entry) for entry in values])
-    for point in itertools.product(*axes):
-        yield dict(point)
-
-
-def _seeds(value: Any, key: str, lines: _Lines) -> list[int]:
-    """`3` means seeds 0, 1, 2; a list names them."""
-    where = lines.where(key)
+def _seeds(value: Any, key: str, places: Places) -> list[int]:
+    """Return seeds: `3` means 0, 1, 2; a list names them."""
+    where = places.where(key)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        if value > MOST_SEEDS:
+            raise BadInput(
+                f"{where}: {key}: {value} asks for {value} seeds, a count may be at most {MOST_SEEDS}; "
+                f"for the one seed {value} put it in brackets: {key}: [{value}]"
+            )
         return list(range(value))
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value)
-    ):
-        return sorted(set(value))
-    raise BadInput(f"{where}: {key} must be a count of at least 1 or a list of seeds >= 0, found {value!r}")
+    if not isinstance(value, list) or not value or not all(_is_seed(entry) for entry in value):
+        raise BadInput(
+            f"{where}: {key} must be a count of at least 1 or a list of seeds from 0 to {LARGEST_SEED}, found {value!r}"
+        )
+    return sorted(set(value))
 
 
-def _mapping(value: Any, what: str, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise BadInput(f"{where}: {what} takes `parameter: value` pairs, found {_kind(value)}")
-    return {str(key): entry for key, entry in value.items()}
-
-
-def _apply(data: dict[str, Any], setting: str) -> None:
-    """Apply one `K=V` of the command line to the parsed grid."""
-    path, sign, text = setting.partition("=")
-    where = f"--set {setting}"
-    if not sign:
-        raise BadInput(f"{where}: expected K=V, e.g. --set train.epochs=3")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise BadInput(f"{where}: {text!r} is no YAML value") from None
-    steps = path.split(".")
-    allowed = [key for key in _TOP if key not in ("profile", "profiles", "about")]
-    if steps[0] not in allowed:
-        raise unknown("setting", steps[0], [*allowed, "train.<field>", "methods.<key>.<parameter>"], where)
-    if len(steps) == 1:
-        data[steps[0]] = value
-    elif steps[0] == "train" and len(steps) == 2:
-        data["train"] = {**(data.get("train") or {}), steps[1]: value}
-    elif steps[0] in _AXES and len(steps) == 3:
-        _override(data, steps[0], steps[1], steps[2], value, where)
-    else:
-        raise BadInput(f"{where}: expected seeds=, train.<field>=, or methods|attacks|tasks.<key>.<parameter>=")
-
-
-def _override(data: dict[str, Any], axis: str, key: str, name: str, value: Any, where: str) -> None:
-    written = data.get(axis) or []
-    items = written if isinstance(written, list) else [written]
-    changed, found = [], False
-    for item in items:
-        pairs = {item: {}} if isinstance(item, str) else item
-        if isinstance(pairs, dict) and key in pairs:
-            found = True
-            pairs = {**pairs, key: {**(pairs[key] or {}), name: value}}
-        changed.append(pairs)
-    if not found:
-        keys = [k for item in items for k in ([item] if isinstance(item, str) else item)]
-        raise unknown(axis.removesuffix("s"), key, keys, where)
-    data[axis] = changed
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", int: "a number", float: "a number", type(None): "nothing"}
-    return f"{names.get(type(value), type(value).__name__)} ({value!r})"[:80]
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_SEED

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from assay.orchestrator.store import Store
 
 StageKind = Literal["clean", "calibrate", "embed", "attack"]
 
@@ -21,6 +24,7 @@ class Stage:
         parents: keys of the stages that must be committed first.
         seconds: estimated duration on one worker.
         cheap: about as long as an evaluation; cheap stages of one parent travel together.
+        keep: a later link of a chain needs the surrogate; no part of the key, since it changes no result.
         label: for people, e.g. `attack prune | adi | digits-cnn-mini | seed 0`.
         resource: resource class, a key of `orchestrator.execution.driver.RESOURCES`.
     """
@@ -33,28 +37,47 @@ class Stage:
     cheap: bool
     label: str
     resource: str = "cpu"
+    keep: bool = False
+
+    def done(self, store: Store) -> bool:
+        """Return whether the store holds all that the stage shall leave: the record, and a surrogate that is needed."""
+        if not store.committed(self.key):
+            return False
+        if not self.keep or store.has_model(self.key):
+            return True
+        try:  # there is none to keep where the attack did not apply, or left an architecture that is not stored
+            return store.record(self.key)["result"]["architecture"] is None
+        except KeyError:
+            return False
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid and one row of the results; without an attack stage it is impossible, `reason` says why."""
+    """One point of the grid and one row of the results; without an attack stage it is impossible, `reason` says why.
+
+    Attributes:
+        point: the columns of the row that say what was asked for (`results.schema`), part `asked`.
+        chain: keys of the attack stages, the last one's surrogate is read; empty if the cell is impossible.
+        null_key: the stage whose null decides; None if the method verifies nothing.
+    """
 
     key: str
-    task: str
-    dataset: str
-    model: str
-    profile: str
-    split: str
-    method: str
-    method_config: str
-    attack: str
-    attack_config: str
-    victim_seed: int
-    attack_seed: int
-    clean_key: str | None
-    embed_key: str | None
-    attack_key: str | None
+    point: Mapping[str, Any] = field(hash=False)
+    clean_key: str | None = None
+    embed_key: str | None = None
+    chain: tuple[str, ...] = ()
+    null_key: str | None = None
     reason: str = ""
+
+    @property
+    def attack_key(self) -> str | None:
+        """The stage whose result the row shows."""
+        return self.chain[-1] if self.chain else None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that must be committed for the row, ancestors not counted."""
+        return (*self.chain, *([self.null_key] if self.null_key else []))
 
 
 @dataclass
@@ -83,11 +106,16 @@ class Plan:
             path[key] = self.stages[key].seconds + max((path[child] for child in self.children[key]), default=0.0)
         return path
 
+    def done(self, store: Store) -> set[str]:
+        """Return the stages whose results the store holds."""
+        have = store.committed_keys() & self.stages.keys()
+        return {key for key in have if not self.stages[key].keep or self.stages[key].done(store)}
+
     def missing(self, committed: Iterable[str]) -> set[str]:
-        """Return the stages to execute: not committed, and needed by a cell whose attack stage is not committed."""
+        """Return the stages to execute: not committed, and needed by a cell whose own stages are not all committed."""
         have = set(committed)
         wanted: set[str] = set()
-        front = [key for cell in self.cells for key in (cell.attack_key,) if key is not None]
+        front = [key for cell in self.cells for key in cell.stages]
         while front:
             key = front.pop()
             if key in wanted or key in have:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from assay.attacks.base import Attack
-from assay.methods.base import PROCESSES, Method
+from assay.attacks.base import Attack, Needs
+from assay.methods.base import Method
 from assay.orchestrator.keys import SCHEMA, canonical, content_key
 from assay.orchestrator.planning import cost
 from assay.orchestrator.planning.configs import configured
@@ -18,14 +18,17 @@ from assay.orchestrator.planning.grid import Entry, Grid
 from assay.orchestrator.planning.plan import Cell, Plan, Stage, StageKind
 from assay.orchestrator.planning.registry import Registry
 from assay.tasks import VERSION
+from assay.tasks.calibration import PROCESSES, Calibration, resolve_calibration
 from assay.tasks.data.sources import fingerprint
 from assay.tasks.data.splits import SplitMode, lacks
 from assay.tasks.errors import BadInput
 from assay.tasks.task import Task, profiles, resolve_task
 from assay.tasks.training.numerics import settle
 
-# Whose split and reference models calibrate a method for all owners of a task; its null keys are nobody's.
-_CALIBRATION_SEED = 0
+_SHARED_SEED = 0
+"""Seed of the split and of the references behind a null that all owners of a task share."""
+
+CHAIN = "chain"  # the attack column of several attacks, one after the other
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,73 @@ class _Plugin:
     tasks: frozenset[str] = frozenset()  # that the grid wants it for; empty: all
 
     @staticmethod
-    def of(plugin: Method | Attack, tasks: Iterable[str] = ()) -> _Plugin:
+    def of(plugin: Method[Any] | Attack[Any], source: str = "", tasks: Iterable[str] = ()) -> _Plugin:
         config = plugin.config.model_dump(mode="json")
         identity = {"key": plugin.key, "version": plugin.version, "config": config}
+        if source:  # of a plugin that comes from a file: an edited one is another plugin
+            identity["source"] = source
         return _Plugin(plugin, plugin.key, identity, canonical(config), frozenset(tasks))
 
-    def joined(self, other: _Plugin) -> _Plugin:
+    @property
+    def source(self) -> str:
+        return str(self.identity.get("source", ""))
+
+    def joined(self, other: Any) -> Any:
         """Return the plugin for the tasks of both entries that name it."""
         everywhere = not self.tasks or not other.tasks
         return replace(self, tasks=frozenset() if everywhere else self.tasks | other.tasks)
 
-    def wanted(self, task: Task) -> bool:
-        return not self.tasks or task.key in self.tasks
+
+@dataclass(frozen=True)
+class _Attacks:
+    """One attack, or several, each on the surrogate of the one before."""
+
+    links: tuple[_Plugin, ...]
+    tasks: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> str:
+        return self.links[0].key if len(self.links) == 1 else CHAIN
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        if len(self.links) == 1:
+            return self.links[0].identity
+        return {"key": CHAIN, "links": [link.identity for link in self.links]}
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of a row that say which attack it was."""
+        splits = dict.fromkeys(link.plugin.config.split for link in self.links)
+        config = self.links[0].config if len(self.links) == 1 else canonical({"links": self.identity["links"]})
+        kinds = {link.plugin.kind for link in self.links}
+        return {
+            "attack": self.key,
+            "attack_config": config,
+            "attack_version": self.links[-1].plugin.version,
+            "attack_source": "+".join(dict.fromkeys(link.source for link in self.links if link.source)),
+            "split": "+".join(splits),
+            "kind": "ambiguity" if "ambiguity" in kinds else self.links[-1].plugin.kind,
+        }
+
+    def joined(self, other: _Attacks) -> _Attacks:
+        everywhere = not self.tasks or not other.tasks
+        return replace(self, tasks=frozenset() if everywhere else self.tasks | other.tasks)
+
+    def unfit(self, task: Task, method: _Plugin) -> str | None:
+        """Return why the attack does not apply, be it for lack of the data that its split mode promises."""
+        for place, link in enumerate(self.links):
+            if link.plugin.uses_data and (why := lacks(link.plugin.config.split, task.attacker_share)):
+                return why
+            if reason := link.plugin.supports(task, method.plugin):
+                return str(reason)
+            last = place == len(self.links) - 1
+            if len(self.links) > 1 and (link.plugin.kind == "verification" or (not last and not _leaves(link.plugin))):
+                return f"{link.key} ({link.plugin.kind}) leaves no model, so it cannot be a link of a chain"
+        return None
+
+
+def _leaves(attack: Attack[Any]) -> bool:
+    return attack.kind in ("removal", "ambiguity")
 
 
 def build_plan(grid: Grid, registry: Registry, data_root: Path | None, device: str = "cpu", threads: int = 1) -> Plan:
@@ -75,6 +133,7 @@ def check_grid(grid: Grid, registry: Registry) -> None:
 class _Planner:
     def __init__(self, grid: Grid, registry: Registry, data_root: Path | None, device: str, threads: int) -> None:
         self.grid = grid
+        self.registry = registry
         self.data_root = data_root
         self.device = device
         # One thread is the rule; more change the order of sums, hence bits, so they are part of the key.
@@ -82,24 +141,31 @@ class _Planner:
             {"device": device} if threads == 1 or device == "cuda" else {"device": device, "threads": threads}
         )
         base = grid.profile if grid.profile in profiles() else "laptop"
-        tasks = (resolve_task(e.key, base, {**grid.train, **e.params}, f"{e.where}: ") for e in grid.tasks)
-        self.tasks = _unique(t.but(schedule=settle(t.schedule, torch.device(device)).model_dump()) for t in tasks)
-        self.methods = self._plugins(grid.methods, registry.methods, base)
-        self.attacks = self._plugins(grid.attacks, registry.attacks, base)
+        self.tasks = _unique(self._task(entry, base) for entry in grid.tasks)
+        self.methods = _merged(self._plugin("method", entry, base) for entry in grid.methods)
+        self.attacks = _merged(self._attacks(entry, base) for entry in grid.attacks)
         self.clean = _Plugin.of(configured(registry.methods["clean"], {}))
-        self.processes = self._plugins([Entry(key, {}, "") for key in PROCESSES], registry.attacks, base)
+        self.processes = {key: self._plugin("attack", Entry(key, {}, ""), base) for key in PROCESSES}
         self.stages: dict[str, Stage] = {}
 
-    @staticmethod
-    def _plugins(entries: list[Entry], registry: Any, base: str) -> list[_Plugin]:
-        found: dict[str, _Plugin] = {}
-        for entry in entries:
-            cls = registry[entry.key]
-            params = {**(cls.laptop if base != "paper" else {}), **entry.params}
-            made = _Plugin.of(configured(cls, params, f"{entry.where}: {entry.key}"), entry.tasks)
-            key = canonical(made.identity)
-            found[key] = found[key].joined(made) if key in found else made
-        return list(found.values())
+    # --- what the grid names ---------------------------------------------------------------------------------------
+
+    def _task(self, entry: Entry, base: str) -> tuple[Task, Calibration]:
+        task = resolve_task(entry.key, base, {**self.grid.train, **entry.params}, f"{entry.where}: ")
+        task = task.but(schedule=settle(task.schedule, torch.device(self.device)).model_dump())
+        return task, resolve_calibration(base, {**self.grid.calibration, **entry.calibration}, entry.where)
+
+    def _plugin(self, what: Any, entry: Entry, base: str) -> _Plugin:
+        cls = (self.registry.methods if what == "method" else self.registry.attacks)[entry.key]
+        params = {**(cls.laptop if base != "paper" else {}), **entry.params}
+        made = configured(cls, params, f"{entry.where}: {entry.key}")
+        return _Plugin.of(made, self.registry.source(what, entry.key), entry.tasks)
+
+    def _attacks(self, entry: Entry, base: str) -> _Attacks:
+        links = tuple(self._plugin("attack", link, base) for link in entry.links or (entry,))
+        return _Attacks(links, frozenset(entry.tasks))
+
+    # --- cells -----------------------------------------------------------------------------------------------------
 
     def build(self) -> Plan:
         cells = {cell.key: cell for cell in self._cells()}
@@ -110,90 +176,116 @@ class _Planner:
         return Plan(self.grid.name, self.grid.profile, list(cells.values()), self.stages)
 
     def _cells(self) -> Iterator[Cell]:
-        for task in self.tasks:
-            facts = _TaskFacts(task, fingerprint(task.dataset, self.data_root), self.device)
-            attacks = [attack for attack in self.attacks if attack.wanted(task)]
+        for task, calibration in self.tasks:
+            facts = _TaskFacts(task, calibration, fingerprint(task.dataset, self.data_root), self.device)
+            attacks = [attack for attack in self.attacks if _wanted(attack, task)]
             for method in self.methods:
-                if not method.wanted(task):
+                if not _wanted(method, task):
                     continue
                 unfit = method.plugin.supports(task)
-                pairs = [(attack, unfit or _unfit(attack, method, task)) for attack in attacks]
+                pairs = [(attack, unfit or attack.unfit(task, method)) for attack in attacks]
                 for seed in self.grid.seeds:
                     yield from self._row_of_cells(facts, method, pairs, seed)
 
     def _row_of_cells(
-        self, facts: _TaskFacts, method: _Plugin, pairs: list[tuple[_Plugin, str | None]], seed: int
+        self, facts: _TaskFacts, method: _Plugin, pairs: list[tuple[_Attacks, str | None]], seed: int
     ) -> Iterator[Cell]:
-        embed = None
+        embed, null = None, None
         for attack, unfit in pairs:
             if not unfit and embed is None:
                 embed = self._embed(facts, method, seed)
+                null = self._null(facts, method, embed)
             for attack_seed in self.grid.attack_seeds:
                 point = {**facts.identity, "seed": seed, "method": method.identity, "attack": attack.identity}
-                stage = None if unfit or embed is None else self._attack(facts, method, embed, attack, attack_seed)
+                point |= {"calibration": facts.calibration, "attack_seed": attack_seed, "numerics": self.numerics}
+                made = not unfit and embed is not None
                 yield Cell(
-                    key=content_key({**point, "attack_seed": attack_seed, "numerics": self.numerics}),
-                    task=facts.task.key,
-                    dataset=facts.task.dataset,
-                    model=facts.task.model,
-                    profile=self.grid.profile,
-                    split=attack.identity["config"].get("split", "none"),
-                    method=method.key,
-                    method_config=method.config,
-                    attack=attack.key,
-                    attack_config=attack.config,
-                    victim_seed=seed,
-                    attack_seed=attack_seed,
-                    clean_key=embed.identity["unmarked"]["clean"] if stage and embed else None,
-                    embed_key=embed.key if stage and embed else None,
-                    attack_key=stage.key if stage else None,
+                    key=content_key(point),
+                    point=self._columns(facts, method, attack, seed, attack_seed),
+                    clean_key=embed.identity["unmarked"]["clean"] if made and embed else None,
+                    embed_key=embed.key if made and embed else None,
+                    chain=self._chain(facts, method, embed, attack, attack_seed) if made and embed else (),
+                    null_key=null.key if made and null else None,
                     reason=unfit or "",
                 )
 
+    def _columns(
+        self, facts: _TaskFacts, method: _Plugin, attack: _Attacks, seed: int, attack_seed: int
+    ) -> dict[str, Any]:
+        """Return the columns of a row that say what was asked for."""
+        return {
+            "task": facts.task.key,
+            "task_config": facts.text,
+            "calibration_config": canonical(facts.calibration),
+            "dataset": facts.task.dataset,
+            "model": facts.task.model,
+            "profile": self.grid.profile,
+            "data": facts.data,
+            "numerics": canonical(self.numerics),
+            "method": method.key,
+            "method_config": method.config,
+            "method_version": method.plugin.version,
+            "method_source": method.source,
+            "family": method.plugin.family if method.plugin.access != "nothing" else "none",
+            **attack.columns(),
+            "victim_seed": seed,
+            "attack_seed": attack_seed,
+        }
+
+    # --- stages ----------------------------------------------------------------------------------------------------
+
     def _add(  # the one place that makes a stage
-        self, kind: StageKind, identity: dict[str, Any], parents: tuple[str, ...], label: str, facts: _TaskFacts, *,
-        passes: float, cheap: bool = False,
+        self, kind: StageKind, identity: dict[str, Any], parents: Iterable[str], label: str, facts: _TaskFacts, *,
+        passes: float, cheap: bool = False, keep: bool = False,
     ) -> Stage:  # fmt: skip
         identity = {"schema": SCHEMA, "stage": kind, "numerics": self.numerics, **identity}
         key = content_key(identity)
         if key not in self.stages:
             seconds = cost.seconds(passes, facts.size.flops, self.device)
-            self.stages[key] = Stage(key, kind, identity, parents, seconds, cheap, label, facts.resource)
+            distinct = tuple(dict.fromkeys(parents))
+            self.stages[key] = Stage(key, kind, identity, distinct, seconds, cheap, label, facts.resource)
+        if keep and not self.stages[key].keep:
+            self.stages[key] = replace(self.stages[key], keep=True)
         return self.stages[key]
 
     def _scratch(self, facts: _TaskFacts, seed: int, split: str) -> Stage:
         """What the attacker reaches on its own data without any victim: the measure of a pointless attack."""
         identity = {
-            "task": facts.training,
-            "data": facts.data,
-            "seed": seed,
-            "train_seed": f"train|{seed}|scratch",
-            "trainer": VERSION,
+            **facts.identity, "seed": seed, "train_seed": f"train|{seed}|scratch", "trainer": VERSION,
             "attacker": split,
-        }
+        }  # fmt: skip
         label = f"clean scratch {split} | {facts.task.key} | seed {seed}"
         return self._add("clean", identity, (), label, facts, passes=0.75 * facts.owner * facts.task.schedule.epochs)
 
-    def _calibrate(self, facts: _TaskFacts, method: _Plugin) -> Stage:
-        task, seed = facts.task, _CALIBRATION_SEED
-        wanted = dict.fromkeys((*method.plugin.unmarked(task), *method.plugin.nulls(task)))
-        roles = {role: self._clean(facts, seed, role).key for role in wanted}
-        identity = {**facts.identity, "seed": seed, "method": method.identity, "unmarked": roles}
-        passes = 100.0 * task.calibration_keys * task.references
-        label = f"calibrate {method.key} | {task.key}"
-        return self._add("calibrate", identity, tuple(roles.values()), label, facts, passes=passes)
+    def _null(self, facts: _TaskFacts, method: _Plugin, embed: Stage) -> Stage | None:
+        """Readings of never-embedded keys: once for all owners of a method on a task, or once for each owner."""
+        if method.plugin.access == "nothing":
+            return None
+        own = not method.plugin.shares_null
+        seed = embed.identity["seed"] if own else _SHARED_SEED
+        needed = method.plugin.needs(facts.task)
+        roles = self._roles(facts, seed, (*needed.unmarked, *facts.roles))
+        identity = {
+            **facts.identity, "seed": seed, "method": method.identity, "calibration": facts.calibration,
+            "unmarked": roles, **self._other(needed.datasets), **({"embed": embed.key} if own else {}),
+        }  # fmt: skip
+        label = f"calibrate {method.key} | {facts.task.key}" + (f" | seed {seed}" if own else "")
+        passes = 100.0 * facts.calibration["keys"] * len(facts.roles)
+        parents = (*roles.values(), *([embed.key] if own else []))
+        return self._add("calibrate", identity, parents, label, facts, passes=passes)
+
+    def _roles(self, facts: _TaskFacts, seed: int, roles: Iterable[str]) -> dict[str, str]:
+        return {role: self._clean(facts, seed, role).key for role in dict.fromkeys(roles)}
+
+    def _other(self, datasets: Iterable[str]) -> dict[str, Any]:
+        found = {key: fingerprint(key, self.data_root) for key in datasets}
+        return {"other": found} if found else {}
 
     def _clean(self, facts: _TaskFacts, seed: int, role: str) -> Stage:
         if "|" in role:
             return self._processed(facts, seed, role)
         train_seed = f"train|{seed}" if role == "clean" else f"train|{seed}|{role}"
-        identity = {
-            "task": facts.training,
-            "data": facts.data,
-            "seed": seed,
-            "train_seed": train_seed,
-            "trainer": VERSION,
-        }
+        identity = {**facts.identity, "seed": seed, "train_seed": train_seed, "trainer": VERSION}
         passes = 3.0 * facts.owner * facts.task.schedule.epochs
         label = f"clean {role} | {facts.task.key} | seed {seed}"
         return self._add("clean", identity, (), label, facts, passes=passes)
@@ -202,97 +294,106 @@ class _Planner:
         """An unmarked model that somebody attacked: what a mark reads as by chance is not the same on those."""
         reference, _, process = role.partition("|")
         parent = self._clean(facts, seed, reference)
-        attack = next(plugin for plugin in self.processes if plugin.key == process)
-        # Whatever an attacker of this task holds; the owner's own data do for whom no split is promised.
+        attack = self.processes[process].plugin
+        # Whatever an attacker of this task holds; the owner's own data where no split is promised.
         modes: tuple[SplitMode, ...] = ("disjoint20", "sok", "same")
         split = next(mode for mode in modes if not lacks(mode, facts.task.attacker_share))
-        attack = _Plugin.of(type(attack.plugin)(attack.plugin.config.but(split=split)))
+        made = _Plugin.of(type(attack)(attack.config.but(split=split)))
         identity = {
-            "task": facts.training,
-            "data": facts.data,
-            "seed": seed,
-            "train_seed": f"train|{seed}|{role}",
-            "processed": parent.key,
-            "method": self.clean.identity,
-            "attack": attack.identity,
-        }
-        passes = 0.0 if attack.plugin.cheap else 0.75 * facts.owner * facts.task.schedule.epochs
+            **facts.identity, "seed": seed, "train_seed": f"train|{seed}|{role}", "processed": parent.key,
+            "method": self.clean.identity, "attack": made.identity,
+        }  # fmt: skip
+        passes = 0.0 if attack.cheap else 0.75 * facts.owner * facts.task.schedule.epochs
         label = f"clean {reference} {process} | {facts.task.key} | seed {seed}"
         return self._add("clean", identity, (parent.key,), label, facts, passes=passes)
 
     def _embed(self, facts: _TaskFacts, method: _Plugin, seed: int) -> Stage:
-        roles = {role: self._clean(facts, seed, role).key for role in method.plugin.unmarked(facts.task)}
+        needed = method.plugin.needs(facts.task)
+        roles = self._roles(facts, seed, needed.unmarked)
         identity = {**facts.identity, "seed": seed, "method": method.identity, "unmarked": roles}
-        passes = 3.0 * facts.owner * method.plugin.schedule(facts.task).epochs
+        identity |= self._other(needed.datasets)
+        passes = 3.0 * facts.owner * method.plugin.schedule(facts.task).epochs if method.plugin.embeds else 0.0
         label = f"embed {method.key} | {facts.task.key} | seed {seed}"
-        return self._add("embed", identity, tuple(roles.values()), label, facts, passes=passes)
+        return self._add("embed", identity, roles.values(), label, facts, passes=passes)
 
-    def _attack(self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Plugin, attack_seed: int) -> Stage:
+    def _chain(
+        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Attacks, attack_seed: int
+    ) -> tuple[str, ...]:
+        """Return the stages of a cell's attack: one, or one for each link, each keeping what the next one attacks."""
+        made: list[Stage] = []
+        for link in attack.links:
+            after = made[-1] if made else None
+            keep = len(made) < len(attack.links) - 1
+            made.append(self._attack(facts, method, embed, link, attack_seed, after=after, keep=keep))
+        return tuple(stage.key for stage in made)
+
+    def _attack(
+        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Plugin, attack_seed: int, *,
+        after: Stage | None = None, keep: bool = False,
+    ) -> Stage:  # fmt: skip
         own = {name: embed.identity[name] for name in ("task", "data", "seed", "method")}
         identity = {**own, "attack": attack.identity, "attack_seed": attack_seed, "embed": embed.key}
-        more, parents = self._given(facts, method, embed, attack)
-        if attack.plugin.twin and method.key != self.clean.key:
+        parents = [embed.key]
+        if after is not None:
+            identity |= {"after": after.key, "link": after.identity.get("link", 0) + 1}
+            parents.append(after.key)
+        needed = attack.plugin.needs(facts.task, method.plugin)
+        more, others = self._given(facts, method, embed, attack.plugin, needed)
+        if needed.twin and method.key != self.clean.key and after is None:
             unmarked = self._embed(facts, self.clean, embed.identity["seed"])
             more["twin"] = self._attack(facts, self.clean, unmarked, attack, attack_seed).key
-            parents.append(more["twin"])
-        identity |= more
+            others.append(more["twin"])
         epochs = attack.identity["config"].get("epochs") or facts.task.schedule.epochs
         passes = 0.0 if attack.plugin.cheap else 3.0 * facts.owner / 4 * epochs
         label = f"attack {attack.key} | {own['method']['key']} | {facts.task.key} | seed {own['seed']}"
-        if attack_seed:
-            label += f".{attack_seed}"
+        label += f".{attack_seed}" if attack_seed else ""
+        label += f" | after {after.identity['attack']['key']}" if after is not None else ""
         return self._add(
-            "attack", identity, tuple(dict.fromkeys((embed.key, *parents))), label, facts,
-            passes=passes, cheap=attack.plugin.cheap,
+            "attack", {**identity, **more}, (*parents, *others), label, facts,
+            passes=passes, cheap=attack.plugin.cheap, keep=keep,
         )  # fmt: skip
 
     def _given(
-        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Plugin
+        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: Attack[Any], needed: Needs
     ) -> tuple[dict[str, Any], list[str]]:
-        """Return what an attack and its judge have beyond the victim: entries of the identity, parents behind them."""
-        given: dict[str, Any] = {}
+        """Return what attack and evaluator have beyond the victim: entries of the identity, parents behind them."""
+        given: dict[str, Any] = self._other(needed.datasets)
         parents: list[str] = []
         seed = embed.identity["seed"]
-        if method.plugin.shares_null():
-            given["calibrate"] = self._calibrate(facts, method).key
-            parents.append(given["calibrate"])
-        split, leaves_a_model = attack.plugin.config.split, attack.plugin.kind in ("removal", "ambiguity")
-        if attack.plugin.needs_data and leaves_a_model and split not in ("none", "ood"):
-            given["scratch"] = self._scratch(facts, seed, split).key
+        if needed.data and _leaves(attack) and attack.config.split not in ("none", "ood"):
+            given["scratch"] = self._scratch(facts, seed, attack.config.split).key
             parents.append(given["scratch"])
-        if others := attack.plugin.datasets(facts.task):
-            given["other"] = {key: fingerprint(key, self.data_root) for key in others}
-        if roles := attack.plugin.unmarked(facts.task, method.plugin):
-            given["unmarked"] = {role: self._clean(facts, seed, role).key for role in roles}
+        if needed.unmarked:
+            given["unmarked"] = self._roles(facts, seed, needed.unmarked)
             parents += given["unmarked"].values()
-        if attack.plugin.config.beside_unmarked and leaves_a_model and method.plugin.access != "nothing":
+        if attack.config.beside_unmarked and _leaves(attack) and method.plugin.access != "nothing":
             given["beside"] = embed.identity["unmarked"]["clean"]
             parents.append(given["beside"])
-        if count := attack.plugin.peers(facts.task):
+        owners = [embed]
+        if needed.peers:
             # Victims of one block of seeds are each other's peers, whatever other seeds the grid asks for.
-            first = seed - seed % count
-            given["peers"] = [self._embed(facts, method, peer).key for peer in range(first, first + count)]
+            first = seed - seed % needed.peers
+            owners = [self._embed(facts, method, peer) for peer in range(first, first + needed.peers)]
+            given["peers"] = [owner.key for owner in owners]
             parents += given["peers"]
+        if attack.kind == "verification":
+            # Its errors are counted at the default thresholds while it runs: a p-value may cost a thousand readings.
+            nulls = {owner.key: self._null(facts, method, owner) for owner in owners}
+            given["nulls"] = {key: null.key for key, null in nulls.items() if null is not None}
+            parents += given["nulls"].values()
         return given, parents
-
-
-def _unfit(attack: _Plugin, method: _Plugin, task: Task) -> str | None:
-    """Return why an attack does not apply, be it for lack of the data that its split mode promises."""
-    if attack.plugin.needs_data and (why := lacks(attack.plugin.config.split, task.attacker_share)):
-        return why
-    reason: str | None = attack.plugin.supports(task, method.plugin)
-    return reason
 
 
 class _TaskFacts:
     """What keys and estimates need of a task, computed once."""
 
-    def __init__(self, task: Task, data: str, device: str) -> None:
+    def __init__(self, task: Task, calibration: Calibration, data: str, device: str) -> None:
         self.task = task
         self.data = data
+        self.roles = calibration.roles
+        self.calibration = calibration.model_dump(mode="json")
         whole = task.model_dump(mode="json")
-        # An unmarked model does not depend on how many of its kind calibrate a threshold.
-        self.training = {k: v for k, v in whole.items() if k not in ("references", "processed", "calibration_keys")}
+        self.text = canonical(whole)
         self.identity = {"task": whole, "data": data}
         whole_set = (task.info.counts or (10_000, 0))[0]
         self.owner = 0.8 * min(task.samples or whole_set, whole_set)
@@ -304,8 +405,22 @@ class _TaskFacts:
             self.resource = "gpu.small" if many < 1e6 else "gpu.medium" if many < 2e7 else "gpu.large"
 
 
-def _unique(tasks: Iterator[Task]) -> list[Task]:
-    found: dict[str, Task] = {}
-    for task in tasks:
-        found.setdefault(canonical(task.model_dump(mode="json")), task)
+def _wanted(plugin: _Plugin | _Attacks, task: Task) -> bool:
+    return not plugin.tasks or task.key in plugin.tasks
+
+
+def _merged(made: Iterable[Any]) -> list[Any]:
+    """Return plugins without doubles, in order; one that is named twice is for the tasks of both entries."""
+    found: dict[str, Any] = {}
+    for plugin in made:
+        key = canonical(plugin.identity)
+        found[key] = found[key].joined(plugin) if key in found else plugin
+    return list(found.values())
+
+
+def _unique(tasks: Iterator[tuple[Task, Calibration]]) -> list[tuple[Task, Calibration]]:
+    found: dict[str, tuple[Task, Calibration]] = {}
+    for task, calibration in tasks:
+        key = canonical([task.model_dump(mode="json"), calibration.model_dump(mode="json")])
+        found.setdefault(key, (task, calibration))
     return list(found.values())

@@ -21,12 +21,12 @@ from assay.methods.base import Family, Method
 from assay.methods.suspect import Access
 from assay.tasks.errors import BadInput, unknown
 
-Plugin = Method | Attack
+Plugin = Method[Any] | Attack[Any]
 _P = TypeVar("_P", bound=Plugin)
 _KEY = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _FACTS: Mapping[type[Any], Mapping[str, tuple[str, ...]]] = {
     Method: {"title": (), "paper": (), "access": get_args(Access), "family": get_args(Family)},
-    Attack: {"title": (), "source": (), "needs": get_args(Access), "kind": get_args(Kind)},
+    Attack: {"title": (), "source": (), "access": get_args(Access), "kind": get_args(Kind)},
 }
 
 
@@ -124,9 +124,10 @@ class Registry:
         Raises:
             BadInput: a plugin cannot be imported or used, or a key is taken twice; the text names both places.
         """
-        methods: dict[str, type[Method]] = {}
-        attacks: dict[str, type[Attack]] = {}
+        methods: dict[str, type[Method[Any]]] = {}
+        attacks: dict[str, type[Attack[Any]]] = {}
         self._places: dict[tuple[str, str], str] = {}
+        self._sources: dict[tuple[str, str], str] = {}
         for method in METHODS.values():
             self._add(methods, "method", method, method.__module__)
         for attack in ATTACKS.values():
@@ -142,10 +143,12 @@ class Registry:
             module = load_plugin(file)
             for method in plugin_classes(module, Method, f"plugin {file}"):
                 self._add(methods, "method", method, str(file))
+                self._sources["method", method.key] = fingerprint(file)[:16]
             for attack in plugin_classes(module, Attack, f"plugin {file}"):
                 self._add(attacks, "attack", attack, str(file))
-        self.methods: Mapping[str, type[Method]] = MappingProxyType(dict(sorted(methods.items())))
-        self.attacks: Mapping[str, type[Attack]] = MappingProxyType(dict(sorted(attacks.items())))
+                self._sources["attack", attack.key] = fingerprint(file)[:16]
+        self.methods: Mapping[str, type[Method[Any]]] = MappingProxyType(dict(sorted(methods.items())))
+        self.attacks: Mapping[str, type[Attack[Any]]] = MappingProxyType(dict(sorted(attacks.items())))
 
     def _add(self, taken: dict[str, type[_P]], what: Literal["method", "attack"], cls: type[_P], place: str) -> None:
         if cls is taken.get(cls.key):
@@ -156,17 +159,21 @@ class Registry:
         taken[cls.key] = cls
         self._places[what, cls.key] = place
 
-    def method(self, key: str, where: str = "") -> type[Method]:
+    def method(self, key: str, where: str = "") -> type[Method[Any]]:
         """Return a method's class; an unknown key is `BadInput` with the nearest match and `where` it was written."""
         if key not in self.methods:
             raise unknown("method", key, self.methods, where)
         return self.methods[key]
 
-    def attack(self, key: str, where: str = "") -> type[Attack]:
+    def attack(self, key: str, where: str = "") -> type[Attack[Any]]:
         """Return an attack's class; an unknown key is `BadInput` with the nearest match and `where` it was written."""
         if key not in self.attacks:
             raise unknown("attack", key, self.attacks, where)
         return self.attacks[key]
+
+    def source(self, what: Literal["method", "attack"], key: str) -> str:
+        """Return the first 16 digits of the SHA-256 of the plugin file behind a class; empty for installed code."""
+        return self._sources.get((what, key), "")
 
     def place(self, what: Literal["method", "attack"], key: str) -> str:
         """Return where a registered class came from: a module, a package's entry point, or a plugin file."""

@@ -30,14 +30,14 @@ class Seen:
 
 
 def seen(bench: Bench, outcome: Outcome, victim: nn.Module, access: Access) -> Seen | None:
-    """Return what an adapted surrogate is judged by, None for any other; the owner's work is on nobody's clock."""
+    """Return what an adapted surrogate is judged by, None for any other; the owner's recovery is no attack cost."""
     surrogate, adapted = outcome.surrogate, outcome.adapted
     if surrogate is None or adapted is None:
         return None
     surrogate = surrogate.to(bench.device).eval()
     seed = bench.identity["seed"]
-    lab = bench.lab("recovery", seed, f"recovery|{seed}")
-    suspect = recovered(surrogate, victim, adapted, bench.splits.owner.train, lab)
+    lab = bench.lab("recovery", seed, f"recovery|{seed}", "owner", bench.splits.owner)
+    suspect = recovered(surrogate, victim, adapted, lab)
     answers = outcome.structure == "same" or adapted.recovery != "none"
     old = suspect if answers else with_head(surrogate, adapted.head, victim.get_submodule(adapted.head)).eval()
     twin = bench.identity.get("twin")

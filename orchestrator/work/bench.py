@@ -9,23 +9,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from assay.attacks.base import Attack
-from assay.methods.base import Method
+from assay.methods.base import Method, Secret
+from assay.methods.suspect import Access
 from assay.orchestrator.keys import canonical
 from assay.orchestrator.planning.configs import configured
 from assay.orchestrator.planning.plan import Stage
 from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.records import AttackRecord
 from assay.orchestrator.store import Store
 from assay.orchestrator.work.memory import PeakMemory
+from assay.tasks.calibration import Calibration
 from assay.tasks.data.other import shares_images, untouched
 from assay.tasks.data.sources import DATASETS, load
-from assay.tasks.data.splits import Labelled, Splits, split
-from assay.tasks.errors import AssayError
-from assay.tasks.lab import Lab
+from assay.tasks.data.splits import Labelled, Party, Splits, split
+from assay.tasks.errors import AssayError, UnsupportedModel
+from assay.tasks.lab import Lab, Role
 from assay.tasks.streams import global_stream
 from assay.tasks.task import Task
 from assay.tasks.training.meter import Meter
@@ -134,12 +138,12 @@ class Bench:
         source = (task.dataset, task.samples, task.test_samples, task.attacker_share)
         return _splits(source, self.context.data_root, self.identity["seed"], self.context.device)
 
-    def method(self) -> Method:
+    def method(self) -> Method[Any]:
         """The stage's method with its configuration, no secret."""
         own = self.identity["method"]
         return configured(self.registry.methods[own["key"]], own["config"])
 
-    def attack(self) -> Attack:
+    def attack(self) -> Attack[Any]:
         """The stage's attack with its configuration."""
         own = self.identity["attack"]
         return configured(self.registry.attacks[own["key"]], own["config"])
@@ -151,12 +155,43 @@ class Bench:
         """
         return _network(self.store.root, key, self.task.dataset, self.task.model, self.device)
 
+    def served(self, key: str) -> nn.Module:
+        """What outsiders query of a committed mark: the network, or what its method makes of its answers."""
+        method = self.method()
+        plain = type(method).served is Method.served  # spares reading the secret
+        return self.network(key) if plain else method.served(self.network(key), self.secret(key)).eval()
+
+    def secret(self, key: str) -> Secret:
+        """The owner's secret of a committed mark."""
+        return self.store.tree(key, "secret")
+
+    def victim(self, access: Access) -> nn.Module:
+        """The attacked model as the attack's access shows it: the network itself, what is served, or a surrogate."""
+        key = self.identity["embed"]
+        if (parent := self.identity.get("after")) is not None:
+            return self.surrogate(parent)
+        return self.network(key) if access == "weights" else self.served(key)
+
+    def surrogate(self, key: str) -> nn.Module:
+        """The network that a committed attack left, for the next link of a chain.
+
+        Raises:
+            UnsupportedModel: no store can rebuild its architecture, or the attack did not apply.
+        """
+        record = AttackRecord.model_validate(self.store.record(key)["result"])
+        attack = self.store.record(key)["identity"]["attack"]["key"]
+        if record.not_applicable:
+            raise UnsupportedModel(f"{attack}, before it in the chain, does not apply: {record.not_applicable}")
+        if record.architecture is None:
+            raise UnsupportedModel(f"{attack} leaves an architecture that is not stored; put it last in the chain")
+        return _network(self.store.root, key, self.task.dataset, record.architecture, self.device)
+
     def answers(self, key: str) -> torch.Tensor:
-        """Classes (N,) that a committed parent's network gives the test set."""
+        """Classes (N,) that a committed mark, as it is served, gives the test set."""
         return _answers(self, key)
 
-    def lab(self, plugin: str, seed: int, train_seed: str) -> Lab:
-        """What the plugin may use."""
+    def lab(self, plugin: str, seed: int, train_seed: str, role: Role, data: Party) -> Lab:
+        """What the plugin may use: the data of the party at work, and what the stage declares."""
         parents = self.identity.get("unmarked", {})
 
         def unmarked(role: str) -> nn.Module:
@@ -167,6 +202,10 @@ class Bench:
             return copy.deepcopy(self.network(parents[role]))
 
         return Lab(
+            task=self.task,
+            data=data,
+            role=role,
+            calibration=Calibration(**self.identity.get("calibration", {})),
             plugin=plugin,
             seed=seed,
             device=self.device,
@@ -205,7 +244,7 @@ def _answers(bench: Bench, key: str) -> torch.Tensor:
     if place not in _known_answers:
         if len(_known_answers) >= 8:
             _known_answers.clear()
-        _known_answers[place] = predict(bench.network(key), bench.splits.test.inputs).argmax(1)
+        _known_answers[place] = predict(bench.served(key), bench.splits.test.inputs).argmax(1)
     return _known_answers[place]
 
 

@@ -7,22 +7,23 @@ import os
 import platform
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from assay.attacks.base import Victim
+from assay.attacks.base import Needs, Victim
 from assay.methods.base import Secret
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import embed, verify
 from assay.orchestrator.planning.plan import Stage
+from assay.orchestrator.records import AttackRecord, MarkRecord, ModelRecord, NullRecord, ReadingRecord, Record
 from assay.orchestrator.store import Store
 from assay.orchestrator.work.bench import Bench, Context
 from assay.orchestrator.work.environment import environment, prepare
-from assay.orchestrator.work.judging import Judge
-from assay.tasks.errors import AssayError, UnsupportedModel
-from assay.tasks.lab import Lab
+from assay.orchestrator.work.evaluator import Evaluator
+from assay.tasks.errors import AssayError, Diverged, UnsupportedModel
+from assay.tasks.lab import Lab, Role
 from assay.tasks.streams import stream_seed
 from assay.tasks.training.trainer import evaluate
 
@@ -31,9 +32,9 @@ Status = Literal["executed", "cached", "failed"]
 
 @dataclass
 class Product:
-    """What a stage commits: JSON results, and optionally a state dict and trees."""
+    """What a stage commits: a typed record, and optionally a state dict and trees."""
 
-    result: dict[str, Any]
+    record: Record
     model: dict[str, torch.Tensor] | None = None
     trees: dict[str, Secret] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -45,103 +46,119 @@ def _clean(bench: Bench) -> Product:
     """Train an unmarked model, the owner's or the attacker's; its role names the streams of weights and order."""
     if "processed" in bench.identity:
         return _processed(bench)
-    identity, task = bench.identity, bench.task
-    lab = bench.lab("train", identity["seed"], identity["train_seed"])
-    splits = bench.splits
+    identity, task, splits = bench.identity, bench.task, bench.splits
     party = splits.attacker_view(identity["attacker"]) if "attacker" in identity else splits.owner
+    role: Role = "attacker" if "attacker" in identity else "owner"
+    lab = bench.lab("train", identity["seed"], identity["train_seed"], role, party)
     with bench.clock.running():
-        trained = lab.fit(task.build(lab.train_seed), party.train, schedule=task.schedule)
+        trained = lab.fit(task.build(lab.train_seed), party.train)
+    if trained.diverged:
+        raise Diverged(f"{task.key}: a loss is not finite after {_epochs(len(trained.history))}; lower the rate")
     costs = bench.costs(lab.meter)
-    main = evaluate(trained.model, bench.splits.test)
-    notes = ["diverged: a loss is not finite"] if trained.diverged else []
-    return Product({"main": main}, trained.model.state_dict(), {}, notes, costs, lab.curves)
+    record = ModelRecord(main=evaluate(trained.model, splits.test))
+    return Product(record, trained.model.state_dict(), costs=costs, curves=lab.curves)
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 def _processed(bench: Bench) -> Product:
-    """Attack an unmarked model: thresholds shall hold for what comes out of that too."""
+    """Attack an unmarked model: a null shall hold for what comes out of that too."""
     identity, attack = bench.identity, bench.attack()
-    lab = bench.lab(attack.key, stream_seed("attack", identity["seed"], identity["train_seed"]), identity["train_seed"])
-    data = bench.splits.attacker_view(attack.config.split)
-    victim = Victim(bench.network(identity["processed"]), attack.needs, bench.task, bench.method(), lab.meter)
+    seed, name = stream_seed("attack", identity["seed"], identity["train_seed"]), identity["train_seed"]
+    lab = bench.lab(attack.key, seed, name, "attacker", bench.splits.attacker_view(attack.config.split))
+    victim = Victim(bench.network(identity["processed"]), attack.access, bench.task, bench.method(), lab.meter)
     with bench.clock.running():
-        outcome = attack.run(victim, data, lab)
-    if outcome.surrogate is None:
-        raise AssayError(f"{attack.key} leaves no model behind")
+        outcome = attack.run(victim, lab).checked("removal")
+    assert outcome.surrogate is not None
     costs, main = bench.costs(lab.meter), evaluate(outcome.surrogate.eval(), bench.splits.test)
-    return Product({"main": main}, outcome.surrogate.state_dict(), {}, outcome.notes, costs, lab.curves)
+    return Product(
+        ModelRecord(main=main), outcome.surrogate.state_dict(), notes=outcome.notes, costs=costs, curves=lab.curves
+    )
 
 
 def _calibrate(bench: Bench) -> Product:
-    """Score never-embedded keys on unmarked models, once for all owners of the method on the task."""
-    seed, task, method = bench.identity["seed"], bench.task, bench.method()
-    lab = bench.lab(method.key, seed, f"train|{seed}")
+    """Read never-embedded keys from unmarked models: once for all owners of a method, or for one owner."""
+    seed, method = bench.identity["seed"], bench.method()
+    lab = bench.lab(method.key, seed, f"train|{seed}", "claimant", bench.splits.owner)
+    secret = bench.secret(bench.identity["embed"]) if "embed" in bench.identity else None
     with bench.clock.running():
-        null = method.null(task, bench.splits.owner, lab)
-    return Product({"null": null.as_dict(), "spread": null.spread()}, costs=bench.costs(lab.meter))
+        null = method.null(lab, secret)
+    return Product(NullRecord.of(null), costs=bench.costs(lab.meter), curves=lab.curves)
 
 
 def _embed(bench: Bench) -> Product:
-    """Mark a model, and read the mark from the marked and the clean model; a scheme of its own kind calibrates too."""
-    identity, task, method = bench.identity, bench.task, bench.method()
-    lab = bench.lab(method.key, identity["seed"], f"train|{identity['seed']}")
-    owner = bench.splits.owner
+    """Mark a model, and read the mark from what is served and from the unmarked model."""
+    identity, method = bench.identity, bench.method()
+    lab = bench.lab(method.key, identity["seed"], f"train|{identity['seed']}", "owner", bench.splits.owner)
     with bench.clock.running():
-        mark = method.embed(task, owner, lab)
+        mark = embed(method, lab)
     costs = bench.costs(lab.meter)
-    verdict = method.verify(Suspect(mark.model, method.access, method.key), mark.secret)
-    on_clean = method.verify(Suspect(lab.unmarked("clean"), method.access, method.key), mark.secret)
-    result = {
-        "main": evaluate(mark.model, bench.splits.test),
-        "verdict": verdict.as_dict(),
-        "verdict_clean": on_clean.as_dict(),
-        "response": mark.response,
-    }
-    if not method.shares_null():
-        result["thresholds"] = asdict(method.thresholds(task, owner, mark.secret, lab))
-    trees = {"secret": mark.secret}
-    return Product(result, mark.model.state_dict(), trees, mark.notes, costs, lab.curves)
+    served = method.served(mark.model, mark.secret).eval()
+    record = MarkRecord(
+        main=evaluate(served, bench.splits.test),
+        reading=ReadingRecord.of(verify(method, served, mark.secret)),
+        on_clean=ReadingRecord.of(verify(method, lab.unmarked("clean"), mark.secret)),
+    )
+    return Product(record, mark.model.state_dict(), {"secret": mark.secret}, mark.notes, costs, lab.curves)
 
 
 def _attack(bench: Bench) -> Product:
-    """Attack a marked model with what the attack may hold, then judge what is left, outside the attack."""
-    identity, task = bench.identity, bench.task
-    method, attack = bench.method(), bench.attack()
+    """Attack a marked model with what the attack may hold, then read what is left, outside the attack."""
+    identity, task, method, attack = bench.identity, bench.task, bench.method(), bench.attack()
     seed = stream_seed("attack", identity["seed"], identity["attack_seed"])
-    lab = bench.lab(attack.key, seed, f"attack|{attack.key}|{seed}")
     data = bench.splits.attacker_view(attack.config.split)
-    judge = Judge(bench, method)
-    lab.probe = judge.probe
-    leaked = bench.store.tree(identity["embed"], "secret") if attack.leaks_key() else None
-    victim = Victim(bench.network(identity["embed"]), attack.needs, task, method, lab.meter, leaked)
+    name = f"attack|{attack.key}|{seed}" + (f"|link-{identity['link']}" if "link" in identity else "")
+    lab = bench.lab(attack.key, seed, name, "attacker", data)
+    evaluator = Evaluator(bench, method)
+    lab.probe = evaluator.probe
+    needs = attack.needs(task, method)
+    leaked = bench.secret(identity["embed"]) if needs.key else None
     try:
+        victim = Victim(bench.victim(needs.access), needs.access, task, method, lab.meter, leaked)
         with bench.clock.running():
-            outcome = attack.run(victim, data, lab)
+            outcome = attack.run(victim, lab).checked(attack.kind)
     except UnsupportedModel as why:  # known only when it meets the network; the cell says so like any other
-        return Product({"not_applicable": str(why)}, costs=bench.costs(lab.meter))
+        return Product(AttackRecord(not_applicable=str(why)), costs=bench.costs(lab.meter))
     costs = bench.costs(lab.meter)
-    result, curves = judge.result(attack.kind, outcome, data)
-    result["query_share"] = costs["queries"] / len(bench.splits.owner.train)
+    rival = outcome.rival if outcome.rival is not None else _earlier_rival(bench)
+    record, curves = evaluator.record(outcome, rival, data, costs["queries"])
     if "beside" in identity:
-        alone = replace(bench.lab(attack.key, seed, lab.train_seed), scratch=lab.scratch / "beside")
-        result["report"] |= _beside(bench, judge, alone, leaked)
-    trees = {"rival": outcome.rival} if outcome.rival is not None else {}
-    return Product(result, None, trees, outcome.notes, costs, [*lab.curves, *judge.points, *curves])
+        alone = bench.lab(attack.key, seed, lab.train_seed, "attacker", data)
+        record = _beside(bench, evaluator, needs, replace(alone, scratch=lab.scratch / "beside"), leaked, record)
+    kept = outcome.surrogate if bench.stage.keep and record.architecture is not None else None
+    return Product(
+        record,
+        None if kept is None else kept.state_dict(),
+        {} if rival is None else {"rival": rival},
+        outcome.notes,
+        costs,
+        [*lab.curves, *evaluator.points, *curves],
+    )
 
 
-def _beside(bench: Bench, judge: Judge, lab: Lab, leaked: Secret | None) -> dict[str, float]:
-    """Do the same to the unmarked model, off the clock, and return what the owner reads from what is left."""
-    method, attack = bench.method(), bench.attack()
+def _earlier_rival(bench: Bench) -> Secret | None:
+    """Return the claim that an earlier link of the chain left, if one did."""
+    parent = bench.identity.get("after")
+    return bench.store.tree(parent, "rival") if parent and bench.store.has_tree(parent, "rival") else None
+
+
+def _beside(
+    bench: Bench, evaluator: Evaluator, needs: Needs, lab: Lab, leaked: Secret | None, record: AttackRecord
+) -> AttackRecord:
+    """Do the same to the unmarked model, off the clock, and read the owner's mark from what is left of that."""
     lab.scratch.mkdir(parents=True, exist_ok=True)
-    victim = Victim(bench.network(bench.identity["beside"]), attack.needs, bench.task, method, lab.meter, leaked)
-    outcome = attack.run(victim, bench.splits.attacker_view(attack.config.split), lab)
+    victim = Victim(
+        bench.network(bench.identity["beside"]), needs.access, bench.task, bench.method(), lab.meter, leaked
+    )
+    outcome = bench.attack().run(victim, lab)
     if outcome.surrogate is None or outcome.adapted is not None:
-        return {}
+        return record
     model = outcome.surrogate.to(bench.device).eval()
-    found = {"main": evaluate(model, bench.splits.test)}
-    verdict = judge.verdict(model, judge.owner.secret)
-    if verdict["applicable"]:
-        found |= {name: float(verdict[name]) for name in ("score", "p_value", "strict")} | verdict["metrics"]
-    return {f"beside_{name}": value for name, value in found.items()}
+    reading = evaluator.read(model, evaluator.secret)
+    report = {**record.report, "beside_main": evaluate(model, bench.splits.test)}
+    return record.model_copy(update={"readings": {**record.readings, "beside": reading}, "report": report})
 
 
 _RUN: dict[str, Callable[[Bench], Product]] = {
@@ -158,7 +175,7 @@ def execute(stage: Stage, context: Context) -> Status:
     A stage that is committed already is not run again.
     """
     store = Store(Path(context.out) / "store")
-    if store.committed(stage.key):
+    if stage.done(store):
         return "cached"
     store.begin(stage.key, f"{platform.node()}:{os.getpid()}")
     started = _utc()
@@ -170,7 +187,7 @@ def execute(stage: Stage, context: Context) -> Status:
             "stage": stage.kind,
             "label": stage.label,
             "identity": stage.identity,
-            "result": _finite(product.result),
+            "result": _finite(product.record.model_dump(mode="json")),
             "notes": product.notes,
             "costs": product.costs,
             "curves": _finite(product.curves),

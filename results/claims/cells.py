@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from assay.results import configs
-from assay.results.parquet import plain_curves, read_records
-from assay.results.schema import CURVES_FILE
-
-Row = Mapping[str, Any]
+from assay.results import configs, union
+from assay.results.merging import ATTACK, IDENTITY, Row
 
 # Parameters that decide what is refused or measured besides, never what comes out.
 _IMMATERIAL: Final = frozenset({"allow_weak", "beside_unmarked"})
+_OF_ATTACK: Final = frozenset({*ATTACK.columns, "kind"})
+_BEFORE: Final = ("main_clean", "main_before", "score_before", "chance", "p_before")
+_AFTER: Final = ("main_after", "score_after", "p_after", "rival_score", "rival_p")
 
 
 class Missing(Exception):
@@ -68,9 +67,8 @@ class Cells:
     def __init__(self, rows: Iterable[Row], curves: Iterable[Row] = ()) -> None:
         """Index rows as `parquet.read_records` gives them, and curves as `parquet.plain_curves` does."""
         self._curves = curves
-        once = {row["cell_key"]: row for row in rows}
         self._rows: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
-        for row in sorted(once.values(), key=lambda row: str(row["cell_key"])):
+        for row in sorted(rows, key=lambda row: str(row["cell_key"])):
             self._rows[row["task"], row["method"]].append(row)
         self.tasks = frozenset(task for task, _ in self._rows)
 
@@ -79,17 +77,16 @@ class Cells:
         """Return the cells of sweeps' folders.
 
         Raises:
-            ResultsError: a folder holds no rows, or damaged ones.
+            ResultsError: a folder holds no rows, or damaged ones, or two results of one cell differ.
         """
         folders = list(outs)
-        rows = [row for out in folders for row in read_records(out)]
-        return Cells(rows, [point for out in folders if (out / CURVES_FILE).is_file() for point in plain_curves(out)])
+        return Cells(union.rows(folders), union.curves(folders))
 
     def find(self, task: str, choice: Choice) -> Found:
         """Return the finished rows of a choice on a task.
 
         Raises:
-            Missing: there are none, or several settings fit so that it is not clear which is meant.
+            Missing: there are none, or several settings or results fit, so that it is not clear which is meant.
         """
         of_method = self._rows.get((task, choice.method), [])
         fitting = [row for row in of_method if choice.attack in (None, row["attack"]) and choice.fits(row)]
@@ -100,13 +97,15 @@ class Cells:
             row = fitting[0]
             raise Missing(f"{choice.label}: {row['status'].replace('_', ' ')}: {row['reason']}")
         _refuse_several(choice, done)
-        by_victim: defaultdict[int, dict[int, Row]] = defaultdict(dict)
-        # What was measured besides is worth having: of equal cells the one with the most figures counts.
+        repeated: defaultdict[tuple[int, int], list[Row]] = defaultdict(list)
         for row in sorted(done, key=lambda row: len(row["metrics"])):
-            by_victim[row["victim_seed"]][0 if choice.attack is None else row["attack_seed"]] = row
+            repeated[row["victim_seed"], 0 if choice.attack is None else row["attack_seed"]].append(row)
+        by_victim: dict[int, list[Row]] = {victim: [] for victim in sorted({victim for victim, _ in repeated})}
+        for (victim, _), rows in repeated.items():
+            by_victim[victim].append(_one(choice, rows))
         lost = {row["victim_seed"]: row for row in fitting if row["victim_seed"] not in by_victim}
         remarks = tuple(f"{choice.label}, victim {seed}: {row['reason']}" for seed, row in sorted(lost.items()))
-        return Found({seed: list(rows.values()) for seed, rows in sorted(by_victim.items())}, remarks)
+        return Found(by_victim, remarks)
 
     def clean_accuracy(self, task: str) -> float | None:
         """Return the mean accuracy of the unmarked models of a task; None if there are none."""
@@ -129,13 +128,11 @@ class Cells:
 
 def _refuse_several(choice: Choice, rows: Sequence[Row]) -> None:
     """Raise `Missing` if rows differ in more than seeds."""
-    for column in ("method_config",) if choice.attack is None else ("method_config", "attack_config"):
-        texts = {_material(row[column]) for row in rows}
-        if len(texts) > 1:
-            names = ", ".join(configs.varying(sorted(texts)))
-            raise Missing(
-                f"{choice.label}: several settings fit, which differ in {names}; keep one of them in the sweep"
-            )
+    columns = [name for name in IDENTITY if choice.attack is not None or name not in _OF_ATTACK]
+    if names := [what for name in columns for what in _differing(rows, name)]:
+        raise Missing(
+            f"{choice.label}: several settings fit, which differ in {', '.join(names)}; keep one of them in the sweep"
+        )
     trained = defaultdict(set)
     for row in rows:
         trained[row["victim_seed"]].add(row["clean_key"])
@@ -143,5 +140,37 @@ def _refuse_several(choice: Choice, rows: Sequence[Row]) -> None:
         raise Missing(f"{choice.label}: the task was trained in several ways; keep one of them in the sweep")
 
 
-def _material(text: str) -> str:
-    return json.dumps({k: v for k, v in configs.flat(text).items() if k not in _IMMATERIAL}, sort_keys=True)
+def _differing(rows: Sequence[Row], column: str) -> Sequence[str]:
+    """Return in which parameters of a configuration rows differ, or the name of another column that differs."""
+    values = {row[column] for row in rows}
+    if len(values) < 2:
+        return ()
+    if None in values or not column.endswith("_config"):
+        return (column,)
+    return [name for name in configs.varying(sorted(values)) if name not in _IMMATERIAL]
+
+
+def _one(choice: Choice, rows: Sequence[Row]) -> Row:
+    """Return the last of the rows of one victim and attack seed: they come by the number of their figures.
+
+    Raises:
+        Missing: the figures of two rows differ although nothing that their rows hold tells them apart.
+    """
+    best = rows[-1]
+    own = _figures(choice, best)
+    for row in rows[:-1]:
+        # Rows of schema version 2 do not say what differs; of those the one with the most figures counts.
+        if best["task_config"] is not None and any(own.get(k, v) != v for k, v in _figures(choice, row).items()):
+            raise Missing(
+                f"{choice.label}: ambiguous: cells {row['cell_key']} and {best['cell_key']} are two results of victim "
+                f"{row['victim_seed']}; keep one of them in the sweep"
+            )
+    return best
+
+
+def _figures(choice: Choice, row: Row) -> dict[str, Any]:
+    """Return what a row measured of the choice: of the marked victim alone, or of what the attack left too."""
+    names = _BEFORE if choice.attack is None else (*_BEFORE, *_AFTER)
+    prefixes = ("before_", "clean_") if choice.attack is None else ("",)
+    metrics = {name: value for name, value in row["metrics"].items() if name.startswith(prefixes)}
+    return metrics | {name: row[name] for name in names}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from assay.results.claims.cells import Cells, Choice, Missing, Row
+from assay.results.claims.cells import Cells, Choice, Missing
+from assay.results.merging import Row
 
 Reader = Callable[[Row], float | None]
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Final
 
-from assay.results.claims.cells import Choice, Row
+from assay.results.claims.cells import Choice
 from assay.results.claims.expressions import Combined, Expression, Figure, Reader
 from assay.results.configs import flat, label
+from assay.results.decisions import chance_norm
+from assay.results.merging import Row
 
 _NO_LIMIT: Final = math.inf
 
@@ -28,7 +30,7 @@ def _norm(column: str) -> Reader:
 
     def read(row: Row) -> float | None:
         score, chance = row[column], row["chance"]
-        return None if score is None or chance is None or chance >= 1 else max((score - chance) / (1 - chance), 0.0)
+        return None if score is None or chance is None else chance_norm(score, chance)
 
     return read
 

@@ -24,7 +24,7 @@ from assay.tasks.errors import AssayError
 Arrays = dict[str, npt.NDArray[Any]]
 ORDER = ("train_inputs", "train_labels", "test_inputs", "test_labels")
 GROUPS = "train_groups"  # of data sets whose samples belong together in groups
-_LAYOUT = 1  # raise it when decoding or the entry's files change
+_LAYOUT = 2  # raise it when decoding or the entry's files change
 
 
 def cache_root() -> Path:
@@ -44,16 +44,17 @@ def digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 class Entry:
-    """One data set in the cache, named by its source files (path, size, time of change).
+    """One data set in the cache, named by its source files (path, size, time of change) and its decoder's code.
 
     Args:
         dataset: its key.
         sources: the files that are decoded.
+        code: the source of the decoder, if it is none of ours.
     """
 
-    def __init__(self, dataset: str, sources: Iterable[Path]) -> None:
+    def __init__(self, dataset: str, sources: Iterable[Path], code: str = "") -> None:
         facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-        name = hashlib.sha256(json.dumps([_LAYOUT, dataset, facts]).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([_LAYOUT, dataset, facts, code]).encode()).hexdigest()
         self.folder = cache_root() / "data" / f"{dataset}-{name[:16]}"
 
     def fingerprint(self, decode: Callable[[], Arrays]) -> str:

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import torch
 
-from assay.tasks.data import formats
+from assay.tasks.data.checks import outside
 from assay.tasks.data.datasets import DatasetInfo
-from assay.tasks.data.formats import Fit, Part
+from assay.tasks.data.formats import Part, read_images, tracks
+from assay.tasks.data.parquet import read_parquet_images, read_parquet_text
+from assay.tasks.data.pictures import Fit
+from assay.tasks.data.shards import Found, Paths, find_parts
 from assay.tasks.data.splits import Labelled
 from assay.tasks.data.text import encode
 from assay.tasks.errors import BadInput
 
-Paths = tuple[Path, ...]
-Found = tuple[Paths, Paths]
-"""Files, or folders of files, of the training and of the test part."""
-
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".bmp"})
-# Sets whose pictures come in many sizes; a wrong size in any other is an error.
+# Sets whose pictures come in many sizes; in any other a wrong size is an error.
 _FITS: Mapping[str, Fit] = {
     "caltech101": "crop", "caltech256": "crop", "gtsrb": "stretch", "imagenet100": "crop", "lisa": "stretch",
     "youtube_faces": "stretch",
 }  # fmt: skip
+_TRACKED = frozenset({"gtsrb"})  # sets of which several pictures show one thing (frames of one traffic sign)
 _LABELS = {"cifar100": "fine_label", "trec": "coarse_label"}  # columns of labels under another name
 
 
@@ -44,10 +44,23 @@ class Layout:
     read: Callable[[Found], tuple[Labelled, Labelled]]
 
 
-def as_labelled(parts: Iterable[Part], tracked: bool = False) -> tuple[Labelled, Labelled]:
-    """Return both parts as tensors; the training part of `tracked` ones grouped by track."""
+def fit_of(info: DatasetInfo) -> Fit:
+    """Return what becomes of a picture of another size than the data set's."""
+    return _FITS.get(info.key, "exact")
+
+
+def as_labelled(info: DatasetInfo, parts: Iterable[Part]) -> tuple[Labelled, Labelled]:
+    """Return both parts as tensors; the training part of tracked data sets is grouped by track.
+
+    Raises:
+        BadInput: a label is no class of the data set; names its place.
+    """
     train, test = parts
-    groups = torch.from_numpy(formats.tracks(train)) if tracked else None
+    for part in (train, test):
+        if found := outside(part.labels, info.classes):
+            row, why = found
+            raise BadInput(f"{part.place(row)}: {why}")
+    groups = torch.from_numpy(tracks(train)) if info.key in _TRACKED else None
     return (
         Labelled(torch.from_numpy(train.inputs), torch.from_numpy(train.labels), groups),
         Labelled(torch.from_numpy(test.inputs), torch.from_numpy(test.labels)),
@@ -57,56 +70,31 @@ def as_labelled(parts: Iterable[Part], tracked: bool = False) -> tuple[Labelled,
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def files(train: Sequence[str], test: Sequence[str], read: Callable[[Paths], Part]) -> Layout:
+def files(info: DatasetInfo, train: Sequence[str], test: Sequence[str], read: Callable[[Paths], Part]) -> Layout:
     """Return the layout of named files, each part read by itself."""
 
     def find(root: Path) -> Found | None:
         found = tuple(tuple(root / name for name in names) for names in (train, test))
         return (found[0], found[1]) if all(path.is_file() for paths in found for path in paths) else None
 
-    return Layout(f"{train[0]} …", find, lambda found: as_labelled(map(read, found)))
-
-
-def _shards(key: str) -> Callable[[Path], Found | None]:
-    """Find `<key>/train.parquet`, or else its shards `<key>/train-*.parquet`; the test part alike."""
-
-    def find(root: Path) -> Found | None:
-        parts = [
-            (whole,)
-            if (whole := root / key / f"{part}.parquet").is_file()
-            else sorted((root / key).glob(f"{part}-*.parquet"))
-            for part in ("train", "test")
-        ]
-        return (tuple(parts[0]), tuple(parts[1])) if all(parts) else None
-
-    return find
+    return Layout(f"{train[0]} …", find, lambda found: as_labelled(info, map(read, found)))
 
 
 def parquet(info: DatasetInfo) -> Layout:
-    """Return the Hugging Face image layout under the data set's key."""
-    fit, label = _FITS.get(info.key, "exact"), _LABELS.get(info.key, "label")
-    return Layout(
-        f"{info.key}/train.parquet …",
-        _shards(info.key),
-        lambda found: as_labelled(
-            (formats.read_parquet_images(paths, info.shape, fit, label) for paths in found), info.key == "gtsrb"
-        ),
-    )
+    """Return the Hugging Face image or text layout under the data set's key."""
+    label = _LABELS.get(info.key, "label")
 
+    def images(found: Found) -> Iterable[Part]:
+        return (read_parquet_images(paths, info.shape, fit_of(info), label) for paths in found)
 
-def parquet_text(info: DatasetInfo) -> Layout:
-    """Return the Hugging Face text layout under the data set's key: columns of texts and labels."""
+    def texts(found: Found) -> Iterable[Part]:
+        parts = [read_parquet_text(paths, label) for paths in found]
+        ids = encode([texts for texts, _, _ in parts], info.shape[0])
+        return (Part(tokens, labels, files) for tokens, (_, labels, files) in zip(ids, parts, strict=True))
 
-    def read(found: Found) -> tuple[Labelled, Labelled]:
-        parts = [formats.read_parquet_text(paths, _LABELS.get(info.key, "label")) for paths in found]
-        ids = encode([texts for texts, _ in parts], info.shape[0])
-        train, test = (
-            Labelled(torch.from_numpy(tokens), torch.from_numpy(labels))
-            for tokens, (_, labels) in zip(ids, parts, strict=True)
-        )
-        return train, test
-
-    return Layout(f"{info.key}/train.parquet …", _shards(info.key), read)
+    read = texts if info.kind == "text" else images
+    wanted = f"{info.key}/train.parquet … (or its shards, also one folder down)"
+    return Layout(wanted, lambda root: find_parts(root / info.key), lambda found: as_labelled(info, read(found)))
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -120,8 +108,15 @@ def class_folders(folder: Path) -> list[Path]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Return a folder's own image files in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    """Return a class folder's own image files in the order of their names.
+
+    Raises:
+        BadInput: there are none.
+    """
+    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    if not pictures:
+        raise BadInput(f"{folder}: a class without a picture ({', '.join(sorted(_PICTURES))})")
+    return pictures
 
 
 def read_classes(classes: Mapping[str, int], folders: Paths, info: DatasetInfo, fit: Fit, inside: str = "") -> Part:
@@ -134,7 +129,7 @@ def read_classes(classes: Mapping[str, int], folders: Paths, info: DatasetInfo, 
         pictures = pictures_in(folder / inside)
         files += pictures
         labels += [classes[folder.name]] * len(pictures)
-    return formats.read_images(files, labels, info.shape, fit)
+    return read_images(files, labels, info.shape, fit)
 
 
 def class_labels(folders: Paths, info: DatasetInfo) -> dict[str, int]:
@@ -152,7 +147,6 @@ def class_labels(folders: Paths, info: DatasetInfo) -> dict[str, int]:
 def tree(info: DatasetInfo, folder: str = "", first: int | None = None) -> Layout:
     """Return the layout `<folder>/train/<class>/<picture>` with `test` or `val` beside it; `first` classes count."""
     base = folder or info.key
-    fit = _FITS.get(info.key, "stretch")
 
     def find(root: Path) -> Found | None:
         held = next((path for name in ("test", "val") if (path := root / base / name).is_dir()), None)
@@ -166,6 +160,6 @@ def tree(info: DatasetInfo, folder: str = "", first: int | None = None) -> Layou
 
     def read(found: Found) -> tuple[Labelled, Labelled]:
         labels = class_labels(found[0], info)
-        return as_labelled((read_classes(labels, part, info, fit) for part in found), info.key == "gtsrb")
+        return as_labelled(info, (read_classes(labels, part, info, fit_of(info)) for part in found))
 
     return Layout(f"{base}/{{train,test}}/<class>/", find, read)

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.tasks.data.sources import DATASETS, load
+from assay.tasks.data.sources import DATASETS, load, subset_order
 from assay.tasks.data.splits import Labelled, stratified, validation_size
 from assay.tasks.errors import BadInput
-from assay.tasks.streams import stream
 
 Noise = Literal["uniform", "gaussian"]
 """Pixels, each for itself: uniform over all 256 values, or normal around 1/2 with deviation 1/4, clipped."""
@@ -141,8 +140,7 @@ def untouched(dataset: str, root: Path | None, samples: int | None) -> Labelled:
     whole, _ = load(dataset, root, None, None)
     if samples is None or samples >= len(whole):
         return whole.take(slice(0, 0))
-    # As `tasks.data.sources.load` draws its subset; the rest of the same order.
-    order = torch.cat(stratified(whole.labels, samples / len(whole), stream(dataset, "subset", "train")))
+    order = subset_order(dataset, "train", whole.labels, samples)
     rest = whole.take(order[samples:])
     if rest.groups is None or whole.groups is None:
         return rest

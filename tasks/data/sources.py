@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +12,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from assay.tasks.data.archives import layouts
 from assay.tasks.data.cache import GROUPS, ORDER, Arrays, Entry, digest
+from assay.tasks.data.checks import check_info, check_part
 from assay.tasks.data.datasets import BUILT_IN
 from assay.tasks.data.datasets import DatasetInfo as DatasetInfo
-from assay.tasks.data.layouts import Found, Layout
+from assay.tasks.data.layouts import Layout
+from assay.tasks.data.shards import Found
 from assay.tasks.data.splits import Labelled, stratified
 from assay.tasks.errors import BadInput, MissingData, unknown
 from assay.tasks.registry import Registry
@@ -40,11 +45,19 @@ def data_root(root: Path | None = None) -> Path | None:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its facts, its loader, and the finder of its files (None: it needs none and is not cached)."""
+    """A data set: its facts and how it is read.
+
+    Attributes:
+        info: its facts.
+        loader: reads it.
+        finder: of the files that it is read from; None: it needs none and is not cached.
+        code: the source of a loader that comes from outside: what an edited one decodes is not the earlier one's.
+    """
 
     info: DatasetInfo
     loader: Loader
     finder: Finder | None = None
+    code: str = ""
 
 
 def _find(info: DatasetInfo, root: Path | None) -> tuple[Layout, Found]:
@@ -54,8 +67,11 @@ def _find(info: DatasetInfo, root: Path | None) -> tuple[Layout, Found]:
         raise MissingData(f"{info.key}: no data root is given (--data-root or $ASSAY_DATA); {fetch}")
     known = layouts(info)
     for layout in known:
-        if found := layout.find(base):
-            return layout, found
+        try:
+            if found := layout.find(base):
+                return layout, found
+        except MissingData as why:
+            raise MissingData(f"{info.key}: {why}; or move these files elsewhere: {fetch}") from None
     own = info.part_of or info.key
     if own in _PICKLED and (pickled := base / _PICKLED[own]).is_dir():
         raise MissingData(f"{info.key}: {pickled} is pickled, and nothing is unpickled; {fetch}")
@@ -98,16 +114,28 @@ def register_dataset(info: DatasetInfo, loader: Loader, finder: Finder | None = 
 
     Args:
         info: its facts.
-        loader: returns (training part, test part); labels int64; images uint8 (N, C, H, W) or float32 in [0, 1], texts
-            int32 or int64 (N, L) ids of one numbering (`tasks.data.text.encode`): 0 is padding, words start at 2.
-        finder: the files that `loader` reads. With it, decoded arrays are cached on disk and shared by all trials.
+        loader: returns (training part, test part); labels int64 in 0..K-1; images uint8 (N, C, H, W) or float32 in
+            [0, 1], texts int32 or int64 (N, L) ids of one numbering (`tasks.data.text.encode`): 0 is padding, words
+            start at 2.
+        finder: the files that `loader` reads. With it, decoded arrays are cached on disk and shared by all trials; they
+            are decoded anew when one of these files, or the one in which `loader` is written, changes.
 
     Raises:
-        BadInput: the key is taken by another data set.
+        BadInput: the key is taken by another data set, or the facts are of no image or text. What `loader` returns is
+            checked when it is first decoded.
     """
+    check_info(info)
     DATASETS.register(info.key, info)
-    SOURCES.register(info.key, Source(info, loader, finder))
+    SOURCES.register(info.key, Source(info, loader, finder, _code_of(loader)))
     _whole.cache_clear()
+
+
+def _code_of(loader: Loader) -> str:
+    """Return the source of the module in which a loader is written; of the loader alone in a notebook."""
+    for written in (inspect.getmodule(loader), loader):
+        with contextlib.suppress(OSError, TypeError):
+            return inspect.getsource(written)  # type: ignore[arg-type]
+    return ""
 
 
 def _source(dataset: str) -> Source:
@@ -124,43 +152,35 @@ def decode(dataset: str, root: Path | None) -> Arrays:
         BadInput: a file, or what the loader returns, is not what it should be.
     """
     source = _source(dataset)
-    train, test = source.loader(data_root(root))
-    for name, part in (("training", train), ("test", test)):
-        _check(source.info, name, part)
-    return _arrays(train, test)
+    parts = source.loader(data_root(root))
+    if not isinstance(parts, tuple) or len(parts) != 2:
+        raise BadInput(
+            f"data set {dataset}: the loader returned {type(parts).__name__}, expected (training, test) part"
+        )
+    for name, part in zip(("training", "test"), parts, strict=True):
+        check_part(source.info, name, part)
+    return _arrays(*parts)
+
+
+def _entry(source: Source, root: Path | None) -> Entry:
+    """Return the place of a data set with files in the cache."""
+    return Entry(source.info.key, source.finder(root) if source.finder else (), source.code)
 
 
 def _arrays(train: Labelled, test: Labelled) -> Arrays:
     parts = dict(zip(ORDER, (train.inputs, train.labels, test.inputs, test.labels), strict=True))
     if train.groups is not None:
         parts[GROUPS] = train.groups
-    return {key: tensor.contiguous().numpy() for key, tensor in parts.items()}
-
-
-def _check(info: DatasetInfo, name: str, part: Labelled) -> None:
-    where = f"data set {info.key}, {name} part"
-    if len(part.inputs) != len(part.labels) or not len(part):
-        raise BadInput(f"{where}: {len(part.inputs)} inputs and {len(part.labels)} labels; expected as many, and some")
-    if info.kind in ("image", "text") and tuple(part.inputs.shape[1:]) != info.shape:
-        raise BadInput(f"{where}: inputs of shape {tuple(part.inputs.shape[1:])}, expected {info.shape}")
-    if info.kind == "text" and (part.inputs.dtype not in (torch.int32, torch.int64) or int(part.inputs.min()) < 0):
-        raise BadInput(
-            f"{where}: {part.inputs.dtype} from {int(part.inputs.min())} on, expected int32 or int64 from 0 on"
-        )
-    low, high = int(part.labels.min()), int(part.labels.max())
-    if part.labels.dtype != torch.int64 or low < 0 or high >= info.classes:
-        raise BadInput(
-            f"{where}: labels {low} to {high} ({part.labels.dtype}), expected int64 in 0..{info.classes - 1}"
-        )
+    return {key: tensor.detach().cpu().contiguous().numpy() for key, tensor in parts.items()}
 
 
 @lru_cache(maxsize=4)
-def _whole(dataset: str, root: Path | None, _entry: str) -> tuple[Labelled, Labelled]:
+def _whole(dataset: str, root: Path | None, _name: str) -> tuple[Labelled, Labelled]:
     source = _source(dataset)
     if source.finder is None:
         arrays = decode(dataset, root)
     else:
-        arrays = Entry(dataset, source.finder(root)).open(lambda: decode(dataset, root))
+        arrays = _entry(source, root).open(lambda: decode(dataset, root))
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     train = Labelled(tensors["train_inputs"], tensors["train_labels"], tensors.get(GROUPS))
     return train, Labelled(tensors["test_inputs"], tensors["test_labels"])
@@ -171,7 +191,7 @@ def _parts(dataset: str, root: Path | None) -> tuple[Labelled, Labelled]:
     source, base = _source(dataset), data_root(root)
     if source.finder is None:
         return _whole(dataset, base, "")
-    return _whole(dataset, base, Entry(dataset, source.finder(base)).folder.name)
+    return _whole(dataset, base, _entry(source, base).folder.name)
 
 
 def load(dataset: str, root: Path | None, samples: int | None, test_samples: int | None) -> tuple[Labelled, Labelled]:
@@ -188,11 +208,15 @@ def load(dataset: str, root: Path | None, samples: int | None, test_samples: int
     def some(part: Labelled, count: int | None, name: str) -> Labelled:
         if count is None or count >= len(part):
             return part
-        index, rest = stratified(part.labels, count / len(part), stream(dataset, "subset", name))
-        # Rounding per class may miss the count by a few samples.
-        return part.take(torch.cat([index, rest])[:count])
+        return part.take(subset_order(dataset, name, part.labels, count)[:count])
 
     return some(train, samples, "train"), some(test, test_samples, "test")
+
+
+def subset_order(dataset: str, part: str, labels: Tensor, count: int) -> Tensor:
+    """Return all positions of a part (`train`, `test`): first the `count` of its fixed subset, then what it leaves."""
+    # Rounding per class may miss the count by a few samples, so that the border is not between the two.
+    return torch.cat(stratified(labels, count / len(labels), stream(dataset, "subset", part)))
 
 
 def fingerprint(dataset: str, root: Path | None) -> str:
@@ -206,4 +230,4 @@ def fingerprint(dataset: str, root: Path | None) -> str:
     source, base = _source(dataset), data_root(root)
     if source.finder is None:
         return digest(_arrays(*_parts(dataset, base)))
-    return Entry(dataset, source.finder(base)).fingerprint(lambda: decode(dataset, base))
+    return _entry(source, base).fingerprint(lambda: decode(dataset, base))

@@ -130,3 +130,56 @@ class Recipe:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+
+
+class Wrapped(Recipe):
+    """Another recipe, part by part; subclasses change one of them."""
+
+    def __init__(self, inner: Recipe) -> None:
+        """Wrap `inner`, whose notes it shares."""
+        super().__init__()
+        self.inner, self.notes = inner, inner.notes
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """As the method does."""
+        return self.inner.prepare_model(model)
+
+    def parameters(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        """As the method does."""
+        return self.inner.parameters(model)
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> None:
+        """As the method does."""
+        self.inner.before_epoch(model, epoch)
+
+    def mix(self, batch: Batch, step: int) -> Batch:
+        """As the method does."""
+        return self.inner.mix(batch, step)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Terms:
+        """As the method does."""
+        return self.inner.loss(model, batch)
+
+    def on_gradients(self, model: nn.Module) -> None:
+        """As the method does."""
+        self.inner.on_gradients(model)
+
+    def after_step(self, model: nn.Module, batch: Batch) -> None:
+        """As the method does."""
+        self.inner.after_step(model, batch)
+
+    def step(self, state: State, batch: Batch) -> Terms:
+        """As the method does; a step of its own still descends through this recipe's `on_gradients`."""
+        return super().step(state, batch) if type(self.inner).step is Recipe.step else self.inner.step(state, batch)
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """As the method does."""
+        return self.inner.finish(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the method does."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As the method does."""
+        self.inner.load_state_dict(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -88,15 +88,17 @@ class Schedule(Frozen):
 
 
 M = TypeVar("M", bound=BaseModel)
+Locate = Callable[[tuple[int | str, ...]], str]
 
 
-def parse(model: type[M], values: Mapping[str, Any], where: str = "") -> M:
+def parse(model: type[M], values: Mapping[str, Any], where: str = "", locate: Locate | None = None) -> M:
     """Validate plain values, as YAML or JSON gives them, strictly: lists become tuples, "8" is no integer.
 
     Args:
         model: the configuration class.
         values: fields by name.
         where: file and key, opens each line of an error.
+        locate: returns what opens a line instead, from the path of the faulty value.
 
     Raises:
         BadInput: one line per fault, with the field, what was found, what is allowed and the nearest field.
@@ -104,15 +106,16 @@ def parse(model: type[M], values: Mapping[str, Any], where: str = "") -> M:
     try:
         text = json.dumps(dict(values))
     except TypeError as why:
+        where = locate(()) if locate else where
         raise BadInput(f"{prefix(where)}only numbers, strings, lists and mappings are allowed: {why}") from None
     try:
         return model.model_validate_json(text)
     except ValidationError as faults:
-        raise explain(faults, model, where) from None
+        raise explain(faults, model, where, locate) from None
 
 
-def explain(faults: ValidationError, model: type[BaseModel], where: str = "") -> BadInput:
-    """Turn pydantic's error into ours: one line per fault, every fault."""
+def explain(faults: ValidationError, model: type[BaseModel], where: str = "", locate: Locate | None = None) -> BadInput:
+    """Turn pydantic's error into ours: one line per fault, every fault; `where` and `locate` as `parse` takes them."""
     lines = []
     for fault in faults.errors(include_url=False):
         path = ".".join(str(part) for part in fault["loc"])
@@ -128,7 +131,8 @@ def explain(faults: ValidationError, model: type[BaseModel], where: str = "") ->
             choices = re.findall(r"'([^']*)'", must) if fault["type"] == "literal_error" else []
             hint = nearest(fault["input"], choices) if isinstance(fault["input"], str) else ""
             text = f"{path + ': ' if path else ''}found {_short(fault['input'])}, {must}{hint}"
-        lines.append(prefix(where) + " ".join(text.split()))
+        opening = locate(fault["loc"]) if locate else where
+        lines.append(prefix(opening) + " ".join(text.split()))
     return BadInput("\n".join(lines))
 
 

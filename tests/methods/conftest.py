@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from torch import nn
 
 from assay.methods import METHODS
 from assay.methods.base import Method
-from assay.methods.embedding import Mark, embed
+from assay.methods.embedding import Mark, embed, verify
+from assay.methods.reading import Reading
+from assay.methods.rival import Rival
 from assay.methods.suspect import Suspect
+from assay.results.decisions import DEFAULT, Decision, Null, decide, thresholds
 from assay.tasks.calibration import Calibration
 from assay.tasks.data.splits import Labelled, Splits
 from assay.tasks.lab import Lab
@@ -57,7 +61,7 @@ class Workbench:
         count = self._kept["labs"] = self._kept.get("labs", 0) + 1
         given = {
             "task": task,
-            "data": self.splits(task).owner,
+            "data": changes["data"] if "data" in changes else self.splits(task).owner,
             "role": "owner",
             "calibration": Calibration(references=2, processed=0, keys=20),
             "unmarked": lambda role: self.unmarked(task, role),
@@ -87,6 +91,25 @@ class Workbench:
         if key not in self._kept:
             self._kept[key] = embed(method, self.lab(method.key, task))
         return self._kept[key]
+
+    def decide(self, method: Method[Any], task: Task, secret: Any, reading: Reading) -> Decision:
+        """Return what a reading means given the null of two references, read once for a secret."""
+        key = ("null", method.key, method.config, task, None if method.shares_null else id(secret))
+        if key not in self._kept:
+            lab = self.lab(method.key, task, role="claimant")
+            self._kept[key] = method.null(lab, None if method.shares_null else secret), secret
+        null = Null(**asdict(self._kept[key][0]))
+        on_clean = verify(method, self.unmarked(task, "clean"), secret)
+        return decide(asdict(reading), thresholds(method.family, null, asdict(on_clean), DEFAULT), DEFAULT)
+
+    def rival(self, method: Method[Any], **config: Any) -> Rival[Any]:
+        """Return the adversary who knows the method, with settings of its own."""
+        return method.rival(method, method.rival.Config(**config))
+
+    def fresh_keys(self, method: Method[Any], task: Task, count: int = 20) -> list[Any]:
+        """Return keys that nobody embeds."""
+        lab = self.lab(method.key, task, role="claimant")
+        return [method.draw(lab.for_key(index)) for index in range(count)]
 
     def suspect(self, method: Method[Any], model: nn.Module) -> Suspect:
         return Suspect(model, method.access, method.key)

@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from assay.methods.embedding import embed, verify
 from assay.methods.parts.signature import opens
 from assay.methods.parts.statistics import least_hits
 from assay.methods.parts.triggers import abstract_images, waves
+from assay.methods.rival import Forgery
+from assay.methods.suspect import Suspect
 from assay.tasks.data.splits import Labelled, Party
 from assay.tasks.errors import CapacityError, NotEmbedded
 from assay.tasks.streams import stream, stream_seed
@@ -74,9 +77,9 @@ def test_schedule_anchor(bench: Any) -> None:
 def test_secret_is_the_stream_s_alone_and_no_training_image(bench: Any) -> None:
     task = bench.task()
     method, splits = bench.method(KEY), bench.splits(task)
-    one = method.draw(task, splits.owner, bench.lab(KEY, task))
-    retrained = method.draw(task, splits.attacker, bench.lab(KEY, task, train_seed="other"))
-    other = method.draw(task, splits.owner, bench.lab(KEY, task, seed=1))
+    one = method.draw(bench.lab(KEY, task))
+    retrained = method.draw(bench.lab(KEY, task, train_seed="other", data=splits.attacker, role="attacker"))
+    other = method.draw(bench.lab(KEY, task, seed=1))
     assert opens(one)
     assert one["commitment"] == retrained["commitment"] != other["commitment"]
     distance = torch.cdist(one["inputs"].flatten(1), splits.owner.train.model_inputs().flatten(1))
@@ -88,31 +91,32 @@ def test_more_keys_than_a_tenth_of_the_owner_s_data_are_refused(bench: Any) -> N
     few = Labelled(torch.zeros(99, 1, 28, 28, dtype=torch.uint8), torch.zeros(99, dtype=torch.long))
     method = bench.method(KEY, keys=10, largest_share=0.1)
     with pytest.raises(CapacityError, match="10 keys exceed 9"):
-        method.draw(task, Party(few, few), bench.lab(KEY, task))
-    assert len(method.draw(task, Party(few, few, "pir5k"), bench.lab(KEY, task))["labels"]) == 10
+        method.draw(bench.lab(KEY, task, data=Party(few, few)))
+    for role in ("attacker", "claimant"):
+        lab = bench.lab(KEY, task, data=Party(few, few, "pir5k"), role=role)
+        assert len(method.draw(lab)["labels"]) == 10
 
 
-def test_verdict_counts_keys_and_controls(bench: Any) -> None:
+def test_reading_counts_keys_and_controls(bench: Any) -> None:
     task = bench.task()
     method = bench.method(KEY)
-    secret = method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+    secret = method.draw(bench.lab(KEY, task))
     hits = int((secret["labels"] == 3).sum())
     suspect = bench.suspect(method, Constant(3))
-    verdict = method.verify(suspect, secret)
-    assert (verdict.matches, verdict.trials, verdict.score) == (hits, 50, hits / 50)
-    assert verdict.metrics["control_score"] == int((secret["control_labels"] == 3).sum()) / 100
-    assert verdict.p_value > 1e-3
-    assert verdict.metrics["p_control"] > 1e-3
-    assert not verdict.detected
-    assert verdict.score_norm == pytest.approx(max((hits / 50 - 0.1) / 0.9, 0))
+    reading = method.read(suspect, secret)
+    assert (reading.hits, reading.trials, reading.score) == (hits, 50, hits / 50)
+    assert reading.metrics["control_score"] == int((secret["control_labels"] == 3).sum()) / 100
+    assert reading.p_value > 1e-3
+    assert reading.metrics["p_control"] > 1e-3
+    assert not reading.accepted
     assert suspect.meter.queries == 150
 
 
 @pytest.mark.slow
 def test_clean_model_scores_like_chance_for_most_secrets(bench: Any) -> None:
-    task = bench.task(TASK, calibration_keys=100)
+    task = bench.task(TASK)
     method, model = bench.method(KEY), bench.unmarked(task, "clean")
-    keys = method.null_keys(task, bench.splits(task).owner, {}, bench.lab(KEY, task))
+    keys = bench.fresh_keys(method, task, 100)
     hits = [method.score(bench.suspect(method, model), key)[1] for key in keys]
     low, high = 50 - least_hits(50, 0.9, 0.025), least_hits(50, 0.1, 0.025) - 1
     assert sum(low <= hit <= high for hit in hits) >= 90
@@ -121,18 +125,17 @@ def test_clean_model_scores_like_chance_for_most_secrets(bench: Any) -> None:
 @pytest.mark.slow
 def test_marked_model_verifies_at_strict_and_an_unmarked_one_does_not(bench: Any) -> None:
     task = bench.task(TASK)
-    method, data = bench.method(KEY), bench.splits(task).owner
+    method = bench.method(KEY)
     mark = bench.marked(method, task)
-    rules = method.thresholds(task, data, mark.secret, bench.lab(KEY, task))
     before = {name: value.clone() for name, value in mark.model.state_dict().items()}
-    verdict = method.verify(bench.suspect(method, mark.model), mark.secret)
-    assert all(rules.decide(verdict).values())
-    assert verdict.metrics["p_control"] < 1e-10
+    reading = verify(method, mark.model, mark.secret)
+    assert all(bench.decide(method, task, mark.secret, reading))
+    assert reading.metrics["p_control"] < 1e-10
     assert all(torch.equal(before[name], value) for name, value in mark.model.state_dict().items())
     assert before.keys() == task.build("fresh").state_dict().keys()
     for role in ("clean", "stranger"):
-        innocent = method.verify(bench.suspect(method, bench.unmarked(task, role)), mark.secret)
-        assert not any(rules.decide(innocent).values())
+        innocent = verify(method, bench.unmarked(task, role), mark.secret)
+        assert not any(bench.decide(method, task, mark.secret, innocent))
         assert innocent.p_value > 1e-3
     permuted = {**mark.secret, "labels": mark.secret["labels"].roll(1)}
     assert method.score(bench.suspect(method, mark.model), permuted)[0] < 0.3
@@ -142,33 +145,33 @@ def test_marked_model_verifies_at_strict_and_an_unmarked_one_does_not(bench: Any
 def test_finished_model_can_be_marked_too(bench: Any) -> None:
     task = bench.task(TASK)
     method = bench.method(KEY, variant="pretrained", epochs_pretrained=6, keys_per_batch=32)
-    mark = method.embed(task, bench.splits(task).owner, bench.lab(KEY, task))
-    assert method.verify(bench.suspect(method, mark.model), mark.secret).score >= method.gate
+    mark = embed(method, bench.lab(KEY, task))
+    assert verify(method, mark.model, mark.secret).score >= method.gate
     untouched = bench.unmarked(task, "clean")
-    assert method.verify(bench.suspect(method, untouched), mark.secret).p_value > 1e-3
+    assert verify(method, untouched, mark.secret).p_value > 1e-3
 
 
 def test_untrained_model_misses_the_gate(bench: Any) -> None:
     task = bench.task()
     idle = task.but(schedule=task.schedule.but(epochs=0))
     with pytest.raises(NotEmbedded, match="below the gate"):
-        bench.method(KEY).embed(idle, bench.splits(task).owner, bench.lab(KEY, idle))
-    weak = bench.method(KEY, allow_weak=True).embed(idle, bench.splits(task).owner, bench.lab(KEY, idle))
+        embed(bench.method(KEY), bench.lab(KEY, idle))
+    weak = embed(bench.method(KEY, allow_weak=True), bench.lab(KEY, idle))
     assert "weak" in weak.notes[0]
 
 
 def test_relabelled_counterfeit_verifies_without_binding(bench: Any) -> None:
     task = bench.task(TASK)
-    method, splits = bench.method(KEY), bench.splits(task)
-    suspect = bench.suspect(method, bench.unmarked(task, "clean"))
-    rival = method.forge(suspect, task, splits.attacker, bench.lab("forge", task), 1)
-    verdict = method.verify(suspect, rival)
-    assert verdict.detected
-    assert verdict.score == 1
+    method = bench.method(KEY)
+    suspect = Suspect(bench.unmarked(task, "clean"), "weights", "forge")
+    rival = bench.rival(method).forge(suspect, bench.attacker("forge", task), Forgery())
+    reading = method.read(suspect, rival)
+    assert reading.accepted
+    assert reading.score == 1
     # The labels were chosen after the model was seen; labels committed before would not have fitted.
-    assert verdict.metrics["commitment_opens"] == 1
-    honest = method.draw(task, splits.attacker, bench.lab("forge", task))
-    assert method.verify(suspect, honest).p_value > 1e-3
+    assert reading.metrics["commitment_opens"] == 1
+    honest = method.draw(bench.attacker("forge", task))
+    assert method.read(suspect, honest).p_value > 1e-3
 
 
 def test_text_is_refused(bench: Any) -> None:

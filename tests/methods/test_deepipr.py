@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from assay.methods.base import Mark
 from assay.methods.deepipr import DeepIPR
+from assay.methods.embedding import Mark, embed, verify
+from assay.methods.families.passports import PassportRival
 from assay.methods.parts.passport import (
     PassportLayer,
-    bits_text,
     matched_signs,
     materialise,
     private_affine,
@@ -25,10 +27,13 @@ from assay.methods.parts.passport import (
     text_bits,
 )
 from assay.methods.parts.passport_sites import Material, choose_sites, find_sites, layer_inputs, shuffled_channels
+from assay.methods.rival import Forgery
 from assay.methods.suspect import Suspect
+from assay.results.decisions import DEFAULT, Null, decide, thresholds
+from assay.tasks.calibration import Calibration
 from assay.tasks.data.splits import Splits
-from assay.tasks.errors import BadInput, CapacityError, NotEmbedded, UnsupportedModel
-from assay.tasks.lab import Lab
+from assay.tasks.errors import AssayError, BadInput, CapacityError, NotEmbedded, UnsupportedModel
+from assay.tasks.lab import Lab, Role
 from assay.tasks.task import Task, resolve_task
 from assay.tasks.training.checkpoint import load_tree, save_tree
 from assay.tasks.training.trainer import Recipe, evaluate, predict
@@ -39,8 +44,7 @@ PLAIN = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    sizes = {"epochs": 9, "references": 2, "processed": 0, "calibration_keys": 20}
-    return resolve_task("digits-cnn-mini", "laptop", sizes)
+    return resolve_task("digits-cnn-mini", "laptop", {"epochs": 9})
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +54,20 @@ def data(task: Task) -> Splits:
 
 
 @pytest.fixture(scope="module")
-def make_lab(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Lab]:
-    def make(plugin: str = "deepipr", seed: int = 0) -> Lab:
-        # Untrained networks stand in for unmarked ones: their signs know as little of any signature.
+def make_lab(task: Task, data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Lab]:
+    def make(plugin: str = "deepipr", seed: int = 0, role: Role = "owner", **changes: Any) -> Lab:
+        own: dict[str, Any] = {"task": task, "data": data.attacker if role == "attacker" else data.owner, **changes}
+        if role != "attacker":
+            # Untrained networks stand in for unmarked ones: their signs know as little of any signature.
+            own |= {"unmarked": task.build, "calibration": Calibration(references=2, keys=20, processed=0)}
         folder = tmp_path_factory.mktemp("lab")
-        return Lab(plugin, seed, CPU, folder, f"train|{seed}", unmarked=lambda role: task.build(role))
+        return Lab(plugin=plugin, seed=seed, role=role, device=CPU, scratch=folder, train_seed=f"train|{seed}", **own)
 
     return make
+
+
+def rival(scheme: DeepIPR, **config: Any) -> PassportRival:
+    return PassportRival(scheme, PassportRival.Config(**config))
 
 
 def method(**config: object) -> DeepIPR:
@@ -64,8 +75,8 @@ def method(**config: object) -> DeepIPR:
 
 
 @pytest.fixture(scope="module")
-def mark(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> Mark:
-    return method().embed(task, data.owner, make_lab())
+def mark(make_lab: Callable[..., Lab]) -> Mark:
+    return embed(method(), make_lab())
 
 
 def layer_with(passport: Tensor, bits: Tensor, kernel: list[int], **geometry: object) -> PassportLayer:
@@ -105,15 +116,17 @@ def test_anchor_signature_text() -> None:
     assert len(bits) == 160
     assert "".join(str((int(b) + 1) // 2) for b in bits[:16]) == "0111010001101000"
     drawn = signature(text, 256, torch.Generator().manual_seed(0))
-    assert bits_text(drawn[:160]) == text
+    assert torch.equal(drawn[:160], bits)
     assert set(drawn.tolist()) == {-1, 1}
     with pytest.raises(CapacityError, match="160 channels"):
         signature(text, 159, torch.Generator())
 
 
 @given(st.text(max_size=12))
-def test_text_round_trips(text: str) -> None:
-    assert bits_text(text_bits(text)) == text
+def test_bits_of_a_text_are_those_of_its_bytes(text: str) -> None:
+    bits = ((text_bits(text) + 1) // 2).tolist()
+    places = [bits[start : start + 8] for start in range(0, len(bits), 8)]
+    assert bytes(sum(bit << (7 - place) for place, bit in enumerate(byte)) for byte in places) == text.encode()
 
 
 @settings(max_examples=25, deadline=None)
@@ -197,7 +210,7 @@ def test_supports_says_why() -> None:
 
 def test_unknown_layer_names_the_nearest(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> None:
     with pytest.raises(BadInput, match="did you mean 'conv2'"):
-        method(layers=["conv3"]).draw(task, data.owner, make_lab())
+        method(layers=["conv3"]).draw(make_lab())
 
 
 def test_image_passports_are_activations(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> None:
@@ -207,10 +220,10 @@ def test_image_passports_are_activations(task: Task, data: Splits, make_lab: Cal
     images = data.owner.held_out.take(slice(0, 100)).model_inputs()
     seen = layer_inputs(model, images, sites)
     torch.testing.assert_close(seen["conv1"], model.get_submodule("normalize")(images))
-    secret = method(key_type="image", layers=["conv2"]).draw(task, data.owner, lab)
+    secret = method(key_type="image", layers=["conv2"]).draw(lab)
     passport = secret["layers"][0]["scale_passport"]
     assert (seen["conv2"] == passport).flatten(1).all(1).sum() == 1
-    shuffled = method(key_type="shuffle", layers=["conv2"]).draw(task, data.owner, lab)["layers"][0]["scale_passport"]
+    shuffled = method(key_type="shuffle", layers=["conv2"]).draw(lab)["layers"][0]["scale_passport"]
     channels = seen["conv2"].flatten(0, 1)
     assert all((channels == channel).flatten(1).all(1).any() for channel in shuffled[0])
     assert not (seen["conv2"] == shuffled).flatten(1).all(1).any()
@@ -244,8 +257,8 @@ def test_released_networks_are_plain(task: Task, data: Splits, make_lab: Callabl
 
 def test_v1_releases_what_its_passports_give(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> None:
     scheme, lab = method(scheme="V1", allow_weak=True), make_lab()
-    secret = scheme.draw(task, data.owner, lab)
-    recipe = scheme.recipe(task, data.owner, secret, lab)
+    secret = scheme.draw(lab)
+    recipe = scheme.recipe(lab, secret)
     model = task.build("start")
     owned = {id(weight) for weight in recipe.parameters(model)}
     assert id(model.get_parameter("bn2.weight")) not in owned
@@ -272,7 +285,7 @@ def test_clean_samples_keep_their_order(task: Task, data: Splits, make_lab: Call
 
     seen = []
     scheme = method(scheme="V3", keys=20)
-    for recipe in (Recipe(), scheme.recipe(task, data.owner, scheme.draw(task, data.owner, make_lab()), make_lab())):
+    for recipe in (Recipe(), scheme.recipe(make_lab(), scheme.draw(make_lab()))):
         watch = Watch(recipe)
         make_lab().fit(task.build("x"), data.owner.train.take(slice(0, 200)), recipe, task.schedule.but(epochs=1))
         seen.append(torch.cat(watch.seen))
@@ -282,7 +295,7 @@ def test_clean_samples_keep_their_order(task: Task, data: Splits, make_lab: Call
 def test_no_training_is_no_mark(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> None:
     untrained = task.but(schedule=task.schedule.but(epochs=0).model_dump())
     with pytest.raises(NotEmbedded):
-        method(scheme="V1").embed(untrained, data.owner, make_lab())
+        embed(method(scheme="V1"), make_lab(task=untrained))
 
 
 def test_same_streams_same_model(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> None:
@@ -291,7 +304,7 @@ def test_same_streams_same_model(task: Task, data: Splits, make_lab: Callable[..
     for disturbance in (1, 2):
         torch.manual_seed(disturbance)
         state = torch.get_rng_state()
-        marks.append(method(scheme="V3", allow_weak=True).embed(short, data.owner, make_lab()))
+        marks.append(embed(method(scheme="V3", allow_weak=True), make_lab(task=short)))
         assert torch.equal(torch.get_rng_state(), state)
     first, second = (m.model.state_dict() for m in marks)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -309,29 +322,29 @@ def test_marked_is_detected_clean_and_wrong_are_not(
     secret = load_tree(tmp_path / "secret.safetensors")
     suspect = Suspect(mark.model, scheme.access, scheme.key)
     before = {name: value.clone() for name, value in mark.model.state_dict().items()}
-    verdict = scheme.verify(suspect, secret)
-    assert verdict.detected
-    assert verdict.score >= 0.98
-    assert verdict.p_value < 1e-4
-    assert verdict.metrics["commitment_opens"] == 1.0
+    reading = scheme.read(suspect, secret)
+    assert reading.accepted
+    assert reading.score >= 0.98
+    assert reading.p_value < 1e-4
+    assert reading.metrics["commitment_opens"] == 1.0
     assert all(torch.equal(value, before[name]) for name, value in mark.model.state_dict().items())
-    limits = scheme.thresholds(task, data.owner, secret, lab)
-    assert limits.decide(verdict)["strict"]
-    clean = scheme.verify(Suspect(task.build("reference-9"), scheme.access, scheme.key), secret)
-    assert not clean.detected
-    assert not limits.decide(clean)["strict"]
+    null = Null(**asdict(scheme.null(make_lab(role="claimant"), None)))
+    clean = verify(scheme, task.build("reference-9"), secret)
+    limits = thresholds(scheme.family, null, asdict(clean), DEFAULT)
+    assert decide(asdict(reading), limits, DEFAULT).strict
+    assert not clean.accepted
+    assert not decide(asdict(clean), limits, DEFAULT).strict
     assert evaluate(mark.model, data.test) > 0.9
-    rejected = [
-        scheme.score(suspect, key)[0] < limits.strict for key in scheme.null_keys(task, data.owner, secret, lab)
-    ]
+    fresh = [scheme.draw(lab.for_key(index)) for index in range(20)]
+    rejected = [scheme.score(suspect, key)[0] < limits.strict for key in fresh]
     assert sum(rejected) >= 18  # of 20
 
 
 def test_null_p_values_are_not_too_small(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> None:
     scheme, lab = method(fidelity_samples=0), make_lab()
-    keys = scheme.null_keys(task.but(calibration_keys=100), data.owner, {}, lab)
-    suspect = Suspect(task.build("innocent"), scheme.access, scheme.key)
-    values = torch.tensor([scheme.verify(suspect, key).p_value for key in keys])
+    keys = [scheme.draw(lab.for_key(index)) for index in range(100)]
+    innocent = task.build("innocent")
+    values = torch.tensor([verify(scheme, innocent, key).p_value for key in keys])
     assert values.mean() >= 0.35
     assert (values < 0.01).float().mean() <= 0.05
 
@@ -340,17 +353,17 @@ def test_other_architectures_are_not_applicable(data: Splits, mark: Mark) -> Non
     scheme = method()
     for key in ("digits-lenet5", "digits-resnet8"):
         other = resolve_task(key, "laptop", {}).build("x")
-        verdict = scheme.verify(Suspect(other, scheme.access, scheme.key), mark.secret)
-        assert not verdict.applicable
-        assert verdict.p_value == 1
-        assert verdict.reason
+        reading = verify(scheme, other, mark.secret)
+        assert not reading.applicable
+        assert reading.p_value == 1
+        assert reading.reason
 
 
 def test_trigger_images_have_a_test_of_their_own(task: Task, data: Splits, make_lab: Callable[..., Lab]) -> None:
     scheme = method(scheme="V3", keys=20)
     longer = task.but(schedule=task.schedule.but(epochs=8).model_dump())
-    mark = scheme.embed(longer, data.owner, make_lab())
-    metrics = scheme.verify(Suspect(mark.model, scheme.access, scheme.key), mark.secret).metrics
+    mark = embed(scheme, make_lab(task=longer))
+    metrics = verify(scheme, mark.model, mark.secret).metrics
     assert metrics["key_score"] >= 0.9
     assert metrics["p_keys"] < 1e-10
 
@@ -358,28 +371,102 @@ def test_trigger_images_have_a_test_of_their_own(task: Task, data: Splits, make_
 def test_forging_succeeds_without_touching_the_victim(
     task: Task, data: Splits, mark: Mark, make_lab: Callable[..., Lab]
 ) -> None:
-    scheme, lab = method(), make_lab("forge", 3)
+    scheme, lab = method(), make_lab("forge", 3, "attacker")
     suspect = Suspect(mark.model, scheme.access, scheme.key)
     before = {name: value.clone() for name, value in mark.model.state_dict().items()}
-    claim = scheme.forge(suspect, task, data.attacker, lab, draws=1)
-    verdict = scheme.verify(suspect, claim)
-    assert verdict.score == 1.0
-    assert abs(verdict.metrics["fidelity_gap"]) < 0.02
-    assert verdict.metrics["commitment_opens"] == 1.0
+    claim = rival(scheme).forge(suspect, lab, Forgery(draws=1))
+    reading = scheme.read(suspect, claim)
+    assert reading.score == 1.0
+    assert abs(reading.metrics["fidelity_gap"]) < 0.02
+    assert reading.metrics["commitment_opens"] == 1.0
     assert claim["commitment"] != mark.secret["commitment"]
     assert all(torch.equal(value, before[name]) for name, value in mark.model.state_dict().items())
 
 
-def test_overwriting_needs_no_model_of_the_owner(task: Task, data: Splits, mark: Mark, tmp_path: Path) -> None:
+def test_overwriting_needs_no_model_of_the_owner(
+    task: Task, data: Splits, mark: Mark, make_lab: Callable[..., Lab]
+) -> None:
     scheme = method(key_type="shuffle")
-    lab = Lab("overwrite", 3, CPU, tmp_path, "attack|3")  # knows no unmarked model
+    lab = make_lab("overwrite", 3, "attacker")  # knows no unmarked model
     victim = task.build("copy")
     victim.load_state_dict(mark.model.state_dict())
-    untouched = scheme.overwrite(victim, task, data.attacker, lab, task.schedule.but(epochs=0))
+    untouched = rival(scheme).overwrite(victim, lab, task.schedule.but(epochs=0))
     assert torch.equal(predict(untouched.model, data.test.inputs), predict(mark.model, data.test.inputs))
     own = torch.cat([layer["bits"] for layer in mark.secret["layers"]])
     new = torch.cat([layer["bits"] for layer in untouched.secret["layers"]])
     assert 0.15 < (own != new).float().mean() < 0.85
+
+
+# --- forging by training ----------------------------------------------------------------------------------------------
+
+
+def procedures(make_lab: Callable[..., Lab], mark: Mark, procedure: str, flips: float = 0.25) -> tuple[Any, Any, Lab]:
+    """Return a forged secret, its reading, and the forger's lab."""
+    scheme, lab = method(), make_lab("forge", 3, "attacker")
+    suspect = Suspect(mark.model, scheme.access, scheme.key)
+    leaked = mark.secret if procedure in PassportRival.leaking else None
+    forged = rival(scheme, flips=flips, epochs=2).forge(suspect, lab, Forgery(procedure, 3, leaked))
+    return forged, scheme.read(suspect, forged), lab
+
+
+@pytest.mark.parametrize("procedure", PassportRival.procedures)
+def test_each_procedure_claims_signs_that_are_not_the_owners(
+    procedure: str, mark: Mark, make_lab: Callable[..., Lab]
+) -> None:
+    forged, reading, lab = procedures(make_lab, mark, procedure)
+    points = [row for row in lab.curves if row["curve"] == "forge"]
+    assert len(points) == (3 if procedure == "random" else 1)
+    assert all(-1 <= point["fidelity_gap"] <= 1 for point in points)
+    assert all(("distance" in point) is (procedure == "near") for point in points)
+    assert reading.metrics["commitment_opens"] == 1
+    assert reading.score in [point["score"] for point in points]
+    own, claimed = (torch.cat([layer["bits"] for layer in secret["layers"]]) for secret in (mark.secret, forged))
+    turned = int((own != claimed).sum())
+    if procedure == "near":
+        assert turned == len(own) // 4
+    else:
+        assert turned > 0
+    if procedure == "random":
+        assert reading.score == 1  # the claim is what the passports happen to give
+
+
+def test_nearby_passports_start_from_the_owners(mark: Mark, make_lab: Callable[..., Lab]) -> None:
+    lab, suspect = make_lab("forge", 3, "attacker"), Suspect(mark.model, "weights", "deepipr")
+    with pytest.raises(AssayError, match="near starts from the owner's passports"):
+        rival(method()).forge(suspect, lab, Forgery("near"))
+    with pytest.raises(UnsupportedModel, match="deepipr is not forged by magic"):
+        rival(method()).forge(suspect, lab, Forgery("magic"))
+
+
+def test_forging_trains_for_half_of_the_papers_epochs_as_a_share(task: Task) -> None:
+    schedule = rival(method()).schedule(task)
+    assert (schedule.epochs, schedule.optimizer, schedule.batch_size) == (round(9 * 100 / 200), "sgd", 64)
+    assert (schedule.lr, schedule.momentum, schedule.weight_decay) == (0.01, 0.9, 5e-4)
+    assert rival(method(), epochs=7, lr=0.1).schedule(task).epochs == 7
+
+
+@pytest.mark.parametrize("key_type", ["random", "shuffle"])
+def test_a_null_draws_its_keys_as_anybody_would(
+    key_type: str, task: Task, make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme, lab, passes = method(key_type=key_type, images=3), make_lab(role="claimant"), []
+    of = Material.of
+    monkeypatch.setattr(Material, "of", lambda *given: passes.append(1) or of(*given))
+    null = scheme.null(lab, None)
+    assert len(passes) <= 1  # the images pass once for all keys; shapes are known from before
+    key = scheme.draw(lab.for_key(3))
+    read = [scheme.score(Suspect(lab.unmarked(role), "weights", "deepipr"), key)[0] for role in null.models]
+    assert [scores[3] for scores in null.scores] == read
+    assert (len(null.scores), len(null.scores[0])) == (2, 20)
+
+
+def test_an_owners_private_branch_must_work(mark: Mark, make_lab: Callable[..., Lab]) -> None:
+    strange = [{**layer, "scale_passport": -layer["scale_passport"]} for layer in mark.secret["layers"]]
+    secret = {**mark.secret, "layers": strange}  # through these passports every scale has the wrong sign
+    with pytest.raises(NotEmbedded, match="private branch loses"):
+        method().recipe(make_lab(), secret).finish(mark.model)
+    for scheme, role in ((method(allow_weak=True), "owner"), (method(), "attacker")):
+        assert scheme.recipe(make_lab(role=role), secret).finish(mark.model) is mark.model
 
 
 def test_material_needs_a_site() -> None:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from assay.attacks.overwrite import EmbeddingAlone
-from assay.methods.greedy_residuals import GreedyResiduals, signs_of
+from assay.methods.embedding import embed, verify
+from assay.methods.greedy_residuals import GreedyResiduals
+from assay.methods.parts.residual_steps import signs_of
 from assay.methods.parts.residuals import (
     Carriers,
     choose,
@@ -27,6 +29,7 @@ from assay.methods.parts.residuals import (
 )
 from assay.methods.parts.signature import sign
 from assay.methods.parts.statistics import binomial_tail, least_hits
+from assay.methods.rival import Forgery
 from assay.tasks.errors import CapacityError, UnsupportedModel
 from assay.tasks.streams import stream
 from assay.tasks.task import resolve_task
@@ -189,7 +192,12 @@ def test_unfit_settings_are_refused_with_the_reason(bench: Any) -> None:
     assert "3000 bits need 6000 weights" in str(bench.method(KEY, bits=3000, layer="conv2").supports(task))
     assert "take step 'separate' with adam" in str(bench.method(KEY, step="joint").supports(task))
     assert bench.method(KEY, step="joint", strength=0.1).supports(task) is None
-    assert "rival_budget holds" in str(bench.method(KEY, step="joint", strength=0.1, rival_budget=1.0).supports(task))
+    rival, lab = (
+        bench.rival(bench.method(KEY, step="joint", strength=0.1), budget=1.0),
+        bench.attacker("overwrite", task),
+    )
+    with pytest.raises(UnsupportedModel, match="greedy-residuals: strength 'auto' holds for plain steps"):
+        rival.overwrite(task.build("victim"), lab, task.schedule)
 
 
 def test_paper_defaults() -> None:
@@ -210,7 +218,7 @@ def test_bits_of_a_signature_and_what_a_match_is_worth() -> None:
 def secret_of(bench: Any, **changes: Any) -> tuple[Any, Any, Any]:
     task = bench.task()
     method = bench.method(KEY, **changes)
-    return method, task, method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+    return method, task, method.draw(bench.lab(KEY, task))
 
 
 def obedient(task: Any, secret: Any) -> nn.Module:
@@ -222,59 +230,51 @@ def obedient(task: Any, secret: Any) -> nn.Module:
     return model
 
 
-def test_verdict_reads_what_was_written(bench: Any, tmp_path: Any) -> None:
+def test_reading_reads_what_was_written(bench: Any, tmp_path: Any) -> None:
     method, task, secret = secret_of(bench)
     model = obedient(task, secret)
     suspect = bench.suspect(method, model)
-    verdict = method.verify(suspect, secret)
-    assert (verdict.score, verdict.matches, verdict.trials, verdict.chance) == (1, 256, 256, 0.5)
-    assert verdict.p_value == pytest.approx(2.0**-256)
-    assert verdict.metrics["p_any_layer"] == pytest.approx(4 * 18 * 2.0**-256)
-    assert verdict.metrics["p_search_2to40"] == pytest.approx(2.0**-216)
-    assert verdict.metrics["beyond_margin"] == 1
-    assert verdict.threshold == 154 / 256
-    assert bench.method(KEY, search_budget=1000).verify(suspect, secret).p_value == pytest.approx(1000 * 2.0**-256)
+    reading = method.read(suspect, secret)
+    assert (reading.score, reading.hits, reading.trials, reading.chance) == (1, 256, 256, 0.5)
+    assert reading.p_value == pytest.approx(2.0**-256)
+    assert reading.metrics["p_any_layer"] == pytest.approx(4 * 18 * 2.0**-256)
+    assert reading.metrics["p_search_2to40"] == pytest.approx(2.0**-216)
+    assert reading.metrics["beyond_margin"] == 1
+    assert reading.paper_threshold == 154 / 256
+    assert bench.method(KEY, search_budget=1000).read(suspect, secret).p_value == pytest.approx(1000 * 2.0**-256)
     save_tree(tmp_path / "secret.safetensors", secret)
-    assert method.verify(suspect, load_tree(tmp_path / "secret.safetensors")) == verdict
+    assert method.read(suspect, load_tree(tmp_path / "secret.safetensors")) == reading
     model.fc2 = nn.Linear(64, 3)  # a new head alone
-    assert method.verify(suspect, secret).score == 1
+    assert method.read(suspect, secret).score == 1
     with torch.no_grad():
         model.conv2.weight.mul_(-2.0)
-    assert method.verify(suspect, secret).score == 0
+    assert method.read(suspect, secret).score == 0
     with torch.no_grad():
         model.conv2.weight.zero_()  # a residual of zero is a miss, whatever the bit
-    assert method.verify(suspect, secret).matches == 0
-    assert method.verify(suspect, secret).p_value == 1
+    assert method.read(suspect, secret).hits == 0
+    assert method.read(suspect, secret).p_value == 1
 
 
-def test_foreign_signature_and_missing_carrier_stop_the_verdict(bench: Any) -> None:
+def test_foreign_signature_and_missing_carrier_stop_the_reading(bench: Any) -> None:
     method, task, secret = secret_of(bench)
     model = obedient(task, secret)
-    stranger = method.draw(task, bench.splits(task).owner, bench.lab(KEY, task, seed=1))
-    stolen = method.verify(bench.suspect(method, model), {**secret, "public_key": stranger["public_key"]})
-    assert (stolen.detected, stolen.p_value, stolen.reason) == (False, 1.0, "signature")
+    stranger = method.draw(bench.lab(KEY, task, seed=1))
+    stolen = verify(method, model, {**secret, "public_key": stranger["public_key"]})
+    assert (stolen.accepted, stolen.p_value, stolen.reason) == (False, 1.0, "signature")
     for change in (nn.Identity(), nn.Conv2d(16, 33, 3)):
         other = copy.deepcopy(model)
         other.conv2 = change
-        verdict = method.verify(bench.suspect(method, other), secret)
-        assert (verdict.applicable, verdict.detected, verdict.p_value) == (False, False, 1)
-
-
-def test_rsa_signature_carries_as_well(bench: Any) -> None:
-    method, task, secret = secret_of(bench, scheme="rsa-pss-2048")
-    assert len(secret["signature"]) == 256
-    suspect = bench.suspect(method, obedient(task, secret))
-    assert method.verify(suspect, secret).score == 1
-    assert method.verify(suspect, {**secret, "message": b"mine"}).reason == "signature"
+        reading = verify(method, other, secret)
+        assert (reading.applicable, reading.accepted, reading.p_value) == (False, False, 1)
 
 
 def test_wrong_keys_match_at_chance(bench: Any) -> None:
     method, task, secret = secret_of(bench)
-    keys = method.null_keys(task.but(calibration_keys=100), bench.splits(task).owner, secret, bench.lab(KEY, task))
-    verdicts = [method.verify(bench.suspect(method, obedient(task, secret)), key) for key in keys]
-    assert not any(verdict.detected for verdict in verdicts)
-    assert sum(verdict.score for verdict in verdicts) / 100 == pytest.approx(0.5, abs=0.02)
-    assert sum(verdict.p_value <= 0.05 for verdict in verdicts) <= 12
+    keys = bench.fresh_keys(method, task, 100)
+    readings = [verify(method, obedient(task, secret), key) for key in keys]
+    assert not any(reading.accepted for reading in readings)
+    assert sum(reading.score for reading in readings) / 100 == pytest.approx(0.5, abs=0.02)
+    assert sum(reading.p_value <= 0.05 for reading in readings) <= 12
 
 
 def short(bench: Any, **changes: Any) -> Any:
@@ -286,7 +286,7 @@ def test_a_joint_step_gives_the_hinge_to_the_carrier_alone(bench: Any) -> None:
     method, task, secret = secret_of(bench, step="joint", strength=1.0)
     data, model = bench.splits(task).owner, task.build("net")
     images = data.train.take(slice(0, 8))
-    recipe = method.recipe(task, data, secret, bench.lab(KEY, task))
+    recipe = method.recipe(bench.lab(KEY, task), secret)
     terms = recipe.loss(model, Batch(images.model_inputs(), images.labels, torch.arange(8), 8))
     assert set(terms) == {"task", "mark"}
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -301,7 +301,7 @@ def test_without_data_only_the_carrier_moves(bench: Any, step: str) -> None:
     method, task, secret = secret_of(bench, step=step, strength=1.0)
     data, model = bench.splits(task).owner, task.build("net")
     schedule = task.schedule.but(optimizer="sgd", weight_decay=0.0)
-    recipe = EmbeddingAlone(method.recipe(task.but(schedule=schedule), data, secret, bench.lab(KEY, task)))
+    recipe = EmbeddingAlone(method.recipe(bench.lab(KEY, task).under(schedule), secret))
     recipe.before_epoch(model, 0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = State(model, build_optimizer(model.parameters(), schedule), recipe, schedule, torch.device("cpu"))
@@ -315,31 +315,31 @@ def test_without_data_only_the_carrier_moves(bench: Any, step: str) -> None:
 @pytest.mark.parametrize("key", ["trec-textcnn", "trec-lstm"])
 def test_text_networks_take_every_bit(bench: Any, key: str) -> None:
     task = bench.task(key)
-    method, lab, model = bench.method(KEY), bench.lab(KEY, task), task.build("net")
     owner: Any = SimpleNamespace(train=range(2000))  # the embedding step asks for nothing but the number of samples
+    method, lab, model = bench.method(KEY), bench.lab(KEY, task, data=owner), task.build("net")
     assert method.supports(task) is None
-    secret = method.draw(task, owner, lab)
-    recipe = method.recipe(task, owner, secret, lab)
+    secret = method.draw(lab)
+    recipe = method.recipe(lab, secret)
     assert type(recipe).__name__ == "Separate"
     recipe.before_epoch(model, 0)
-    needed = method._needed_steps(task, recipe.strength)
-    assert method.verify(bench.suspect(method, model), secret).score < 0.7
+    needed = method._needed_steps(task, task.schedule, recipe.strength)
+    assert verify(method, model, secret).score < 0.7
     for _ in range(round(1.2 * needed)):  # weights start off zero
         recipe.after_step(model, Batch(torch.zeros(0), torch.zeros(0), torch.zeros(0), 0))
-    assert method.verify(bench.suspect(method, model), secret).score == 1
+    assert verify(method, model, secret).score == 1
 
 
 def test_a_leaked_signature_is_denied_by_the_complement_of_its_bits(bench: Any) -> None:
     method, task, secret = secret_of(bench, strength=50.0, embed_lr=1.0)
     lab, model = bench.lab(KEY, task), obedient(task, secret)
-    denied = method.contradict(secret, task, lab)
+    denied = bench.rival(method).deny(secret, lab)
     assert "denied" not in secret
-    recipe = method.recipe(task, bench.splits(task).attacker, denied, lab)
+    recipe = method.recipe(lab, denied)
     assert torch.equal(recipe.signs, -signs_of(secret))
     recipe.before_epoch(model, 0)
     for _ in range(5):
         recipe.after_step(model, Batch(torch.zeros(0), torch.zeros(0), torch.zeros(0), 0))
-    assert method.verify(bench.suspect(method, model), secret).score == 0
+    assert verify(method, model, secret).score == 0
 
 
 def test_a_rival_takes_the_strength_that_its_budget_asks_for(bench: Any) -> None:
@@ -348,8 +348,8 @@ def test_a_rival_takes_the_strength_that_its_budget_asks_for(bench: Any) -> None
     steps = -(-len(data.train) // 64)
     needed = 0.1 * 2400 / (4 / 9 * 0.1 * 256)
     for budget in (None, 2.0):
-        method, lab = bench.method(KEY, strength=0.05, rival_budget=budget), bench.lab("overwrite", task)
-        method.overwrite(task.build("victim"), task, data, lab, task.schedule)
+        method, lab = bench.method(KEY, strength=0.05), bench.attacker("overwrite", task)
+        bench.rival(method, budget=budget).overwrite(task.build("victim"), lab, task.schedule)
         (found[budget],) = [row["strength"] for row in lab.curves if row["curve"] == "strength"]
     assert found == {None: 0.05, 2.0: pytest.approx(2 * needed / steps)}
 
@@ -357,7 +357,7 @@ def test_a_rival_takes_the_strength_that_its_budget_asks_for(bench: Any) -> None
 def test_zero_strength_is_ordinary_training(bench: Any) -> None:
     task = short(bench)
     method = bench.method(KEY, strength=0.0, allow_weak=True)
-    mark = method.embed(task, bench.splits(task).owner, bench.lab(KEY, task))
+    mark = embed(method, bench.lab(KEY, task))
     clean = bench.unmarked(task, "clean").state_dict()
     assert all(torch.equal(clean[name], value) for name, value in mark.model.state_dict().items())
 
@@ -365,7 +365,7 @@ def test_zero_strength_is_ordinary_training(bench: Any) -> None:
 def test_separate_step_is_plain_descent_on_the_carrier_alone(bench: Any) -> None:
     method, task, secret = secret_of(bench, strength=2.0, embed_lr=0.25)
     data, lab = bench.splits(task).owner, bench.lab(KEY, task)
-    recipe = method.recipe(task, data, secret, lab)
+    recipe = method.recipe(lab, secret)
     model = task.build("net")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     recipe.before_epoch(model, 0)
@@ -385,14 +385,14 @@ def test_separate_step_is_plain_descent_on_the_carrier_alone(bench: Any) -> None
 def test_steps_follow_the_optimiser_and_the_schedule(bench: Any) -> None:
     method, task, secret = secret_of(bench, embed_lr=None)
     data, lab = bench.splits(task).owner, bench.lab(KEY, task)
-    sgd = task.but(schedule=task.schedule.but(optimizer="sgd", lr=0.1, drops=(0.5,)))
-    joint = method.recipe(sgd, data, secret, lab)
+    sgd = task.schedule.but(optimizer="sgd", lr=0.1, drops=(0.5,))
+    joint = method.recipe(lab.under(sgd), secret)
     assert type(joint).__name__ == "Joint"
     model = task.build("net")
     images = data.train.take(slice(0, 8))
     terms = joint.loss(model, Batch(images.model_inputs(), images.labels, torch.arange(8), 8))
     assert torch.autograd.grad(terms["mark"], model.conv2.weight)[0].count_nonzero() > 0
-    separate = bench.method(KEY, embed_lr=None, step="separate").recipe(sgd, data, secret, lab)
+    separate = bench.method(KEY, embed_lr=None, step="separate").recipe(lab.under(sgd), secret)
     rates = []
     for epoch in (0, 6):
         separate.before_epoch(model, epoch)
@@ -406,11 +406,11 @@ def test_strength_by_the_formula(bench: Any) -> None:
     data = bench.splits(task).owner
     steps = 10 * -(-len(data.train) // 64)
     needed = 0.1 * 2400 / (4 / 9 * 0.1 * 256)
-    recipe = bench.method(KEY).recipe(task, data, {**secret_of(bench)[2]}, bench.lab(KEY, task))
+    recipe = bench.method(KEY).recipe(bench.lab(KEY, task), secret_of(bench)[2])
     assert recipe.strength == pytest.approx(4 * needed / steps)
     # Joint with SGD: lr_eff = lr / (1 - momentum), and half of the steps at a tenth of the rate.
     sgd = short(bench, epochs=10, optimizer="sgd", lr=0.05, drops=(0.5,))
-    joint = bench.method(KEY).recipe(sgd, data, secret_of(bench)[2], bench.lab(KEY, sgd))
+    joint = bench.method(KEY).recipe(bench.lab(KEY, sgd), secret_of(bench)[2])
     assert joint.strength == pytest.approx(4 * 0.1 * 2400 / (4 / 9 * 0.5 * 256) / (steps * 0.55))
 
 
@@ -422,7 +422,9 @@ def test_steps_that_the_papers_strength_takes(
     own = Carriers(("weight",), (size,), ((size,),), 256, row_len, 1)
     monkeypatch.setattr("assay.methods.greedy_residuals._carriers", lambda task, config: own)
     task = bench.task("digits-lenet5", optimizer="sgd", lr=0.01, momentum=0.9)
-    assert GreedyResiduals(GreedyResiduals.Config())._needed_steps(task, 0.01) == pytest.approx(steps, rel=0.02)
+    assert GreedyResiduals(GreedyResiduals.Config())._needed_steps(task, task.schedule, 0.01) == pytest.approx(
+        steps, rel=0.02
+    )
 
 
 def test_the_papers_carrier_is_the_first_convolution() -> None:
@@ -435,7 +437,7 @@ def test_the_papers_carrier_is_the_first_convolution() -> None:
 def test_weak_strength_is_remarked_on(bench: Any) -> None:
     task = short(bench)
     method = bench.method(KEY, strength=0.01, allow_weak=True)
-    mark = method.embed(task, bench.splits(task).owner, bench.lab(KEY, task))
+    mark = embed(method, bench.lab(KEY, task))
     assert any("reaches the margin in about" in note for note in mark.notes)
     assert any(note.startswith("weak:") for note in mark.notes)
 
@@ -444,40 +446,38 @@ def test_weak_strength_is_remarked_on(bench: Any) -> None:
 def test_variants_embed_every_bit(bench: Any, changes: Any) -> None:
     task = short(bench, epochs=4)
     method = bench.method(KEY, **changes)
-    mark = method.embed(task, bench.splits(task).owner, bench.lab(KEY, task))
+    mark = embed(method, bench.lab(KEY, task))
     assert mark.notes == []
-    assert method.verify(bench.suspect(method, mark.model), mark.secret).score == 1
+    assert verify(method, mark.model, mark.secret).score == 1
 
 
 @pytest.mark.slow
 def test_marked_model_verifies_at_strict_and_an_unmarked_one_does_not(bench: Any) -> None:
     task = bench.task("digits-lenet5")
-    method, data = bench.method(KEY), bench.splits(task).owner
+    method = bench.method(KEY)
     mark = bench.marked(method, task)
-    rules = method.thresholds(task, data, mark.secret, bench.lab(KEY, task))
-    verdict = method.verify(bench.suspect(method, mark.model), mark.secret)
-    assert all(rules.decide(verdict).values())
-    assert verdict.score == 1
+    reading = verify(method, mark.model, mark.secret)
+    assert all(bench.decide(method, task, mark.secret, reading))
+    assert reading.score == 1
     for role in ("clean", "stranger"):
-        innocent = method.verify(bench.suspect(method, bench.unmarked(task, role)), mark.secret)
-        assert not rules.decide(innocent)["strict"]
-        assert not innocent.detected
+        innocent = verify(method, bench.unmarked(task, role), mark.secret)
+        assert not bench.decide(method, task, mark.secret, innocent).strict
+        assert not innocent.accepted
         assert innocent.p_value > 1e-3
 
 
 @pytest.mark.slow
 def test_attackers_own_budget_decides_who_holds_the_layer(bench: Any) -> None:
     task = bench.task("digits-lenet5")
-    data = bench.splits(task).attacker
-    owners = bench.method(KEY)
-    mark = bench.marked(owners, task)
+    method = bench.method(KEY)
+    mark = bench.marked(method, task)
     schedule = task.schedule.but(epochs=8)
     scores = []
     for budget in (0.1, 4.0):
-        method = bench.method(KEY, rival_budget=budget)
-        rival = method.overwrite(copy.deepcopy(mark.model), task, data, bench.lab("overwrite", task), schedule)
+        lab = bench.attacker("overwrite", task)
+        rival = bench.rival(method, budget=budget).overwrite(copy.deepcopy(mark.model), lab, schedule)
         suspect = bench.suspect(method, rival.model)
-        scores.append([method.verify(suspect, secret).score for secret in (mark.secret, rival.secret)])
+        scores.append([method.read(suspect, secret).score for secret in (mark.secret, rival.secret)])
     (kept, failed), (lost, taken) = scores
     assert kept >= 0.95
     assert failed <= 0.65
@@ -488,6 +488,6 @@ def test_attackers_own_budget_decides_who_holds_the_layer(bench: Any) -> None:
 def test_forged_signatures_reach_little_more_than_chance(bench: Any) -> None:
     method, task, secret = secret_of(bench)
     suspect = bench.suspect(method, obedient(task, secret))
-    best = method.forge(suspect, task, bench.splits(task).attacker, bench.lab("forge", task), 30)
-    assert 0.5 < method.verify(suspect, best).score < 0.66
+    best = bench.rival(method).forge(suspect, bench.attacker("forge", task), Forgery(draws=30))
+    assert 0.5 < method.read(suspect, best).score < 0.66
     assert best["public_key"] != secret["public_key"]

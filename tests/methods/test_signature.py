@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.methods.parts.signature import (
+    after_search,
     bits,
     canonical_bytes,
     commitment,
@@ -124,3 +125,10 @@ def test_different_trees_have_different_encodings(one: object, other: object) ->
 def test_encoding_ignores_the_order_of_names_and_the_layout_of_memory() -> None:
     tensor = torch.arange(6).view(2, 3)
     assert canonical_bytes({"a": 1, "b": tensor.t()}) == canonical_bytes({"b": tensor.t().contiguous(), "a": 1})
+
+
+def test_a_search_multiplies_the_p_value_up_to_one() -> None:
+    assert after_search(1e-6, 1000) == pytest.approx(1e-3)
+    assert after_search(2.0**-50) == 2.0**-10
+    assert after_search(1e-3) == 1
+    assert after_search(0.25, 1) == 0.25

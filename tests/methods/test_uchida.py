@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from assay.methods.embedding import embed, verify
 from assay.methods.parts.carrier import carrier_name, mean_filter
+from assay.methods.rival import Forgery
 from assay.methods.uchida import message_loss, projection
 from assay.tasks.errors import UnsupportedModel
 
@@ -86,27 +88,27 @@ def test_unfit_payloads_and_layers_are_refused_with_the_reason(bench: Any) -> No
 def secret_of(bench: Any, **changes: Any) -> tuple[Any, Any, Any]:
     task = bench.task()
     method = bench.method(KEY, **changes)
-    return method, task, method.draw(task, bench.splits(task).owner, bench.lab(KEY, task))
+    return method, task, method.draw(bench.lab(KEY, task))
 
 
-def verdict_after(bench: Any, change: Any) -> tuple[Any, Any]:
+def reading_after(bench: Any, change: Any) -> tuple[Any, Any]:
     method, task, secret = secret_of(bench)
     model = task.build("net")
-    before = method.verify(bench.suspect(method, model), secret)
+    before = verify(method, model, secret)
     with torch.no_grad():
         change(model.conv2)
-    return before, method.verify(bench.suspect(method, model), secret)
+    return before, verify(method, model, secret)
 
 
 @given(st.floats(1e-3, 1e3))
 def test_positive_scale_leaves_the_bits(bench: Any, factor: float) -> None:
-    before, after = verdict_after(bench, lambda layer: layer.weight.mul_(factor))
-    assert before.matches == after.matches
+    before, after = reading_after(bench, lambda layer: layer.weight.mul_(factor))
+    assert before.hits == after.hits
 
 
 def test_order_and_number_of_output_channels_leave_the_bits(bench: Any) -> None:
-    before, after = verdict_after(bench, lambda layer: layer.weight.copy_(layer.weight.flip(0)))
-    assert before.matches == after.matches
+    before, after = reading_after(bench, lambda layer: layer.weight.copy_(layer.weight.flip(0)))
+    assert before.hits == after.hits
     # A suspect without the layer, or with other filters, cannot carry the mark.
     method, task, secret = secret_of(bench)
     missing, wider, other = (task.build("net") for _ in range(3))
@@ -114,25 +116,25 @@ def test_order_and_number_of_output_channels_leave_the_bits(bench: Any) -> None:
     wider.conv2 = nn.Conv2d(16, 48, 3)
     other.conv2 = nn.Conv2d(17, 32, 3)
     for model, applicable in ((missing, False), (wider, True), (other, False)):
-        verdict = method.verify(bench.suspect(method, model), secret)
-        assert verdict.applicable is applicable
-        assert verdict.detected is False
-        assert (verdict.reason != "") is not applicable
-    assert method.verify(bench.suspect(method, missing), secret).p_value == 1
+        reading = verify(method, model, secret)
+        assert reading.applicable is applicable
+        assert reading.accepted is False
+        assert (reading.reason != "") is not applicable
+    assert verify(method, missing, secret).p_value == 1
 
 
 def test_negation_flips_every_bit_and_ties_read_as_one(bench: Any) -> None:
-    before, after = verdict_after(bench, lambda layer: layer.weight.neg_())
-    assert before.matches + after.matches == before.trials
-    _, tied = verdict_after(bench, lambda layer: layer.weight.zero_())
-    assert tied.matches == int(secret_of(bench)[2]["message"].sum())
+    before, after = reading_after(bench, lambda layer: layer.weight.neg_())
+    assert before.hits + after.hits == before.trials
+    _, tied = reading_after(bench, lambda layer: layer.weight.zero_())
+    assert tied.hits == int(secret_of(bench)[2]["message"].sum())
 
 
 def test_zero_strength_is_ordinary_training(bench: Any) -> None:
     task = bench.task("digits-lenet5")
     short = task.but(schedule=task.schedule.but(epochs=2))
     method = bench.method(KEY, strength=0.0, allow_weak=True)
-    mark = method.embed(short, bench.splits(task).owner, bench.lab(KEY, short))
+    mark = embed(method, bench.lab(KEY, short))
     clean = bench.unmarked(short, "clean").state_dict()
     assert all(torch.equal(clean[name], value) for name, value in mark.model.state_dict().items())
 
@@ -141,18 +143,17 @@ def test_zero_strength_is_ordinary_training(bench: Any) -> None:
 @pytest.mark.parametrize("key", ["digits-cnn-mini", "digits-lenet5"])
 def test_marked_model_verifies_at_strict_and_an_unmarked_one_does_not(bench: Any, key: str) -> None:
     task = bench.task(key)
-    method, data = bench.method(KEY), bench.splits(task).owner
+    method = bench.method(KEY)
     mark = bench.marked(method, task)
-    rules = method.thresholds(task, data, mark.secret, bench.lab(KEY, task))
-    verdict = method.verify(bench.suspect(method, mark.model), mark.secret)
-    assert all(rules.decide(verdict).values())
-    assert verdict.score >= 0.99
-    assert verdict.metrics["matrix_from_seed"] == 1
+    reading = verify(method, mark.model, mark.secret)
+    assert all(bench.decide(method, task, mark.secret, reading))
+    assert reading.score >= 0.99
+    assert reading.metrics["matrix_from_seed"] == 1
     for role in ("clean", "stranger"):
-        innocent = method.verify(bench.suspect(method, bench.unmarked(task, role)), mark.secret)
-        assert not any(rules.decide(innocent).values())
+        innocent = verify(method, bench.unmarked(task, role), mark.secret)
+        assert not any(bench.decide(method, task, mark.secret, innocent))
         assert innocent.p_value > 1e-3
-    keys = method.null_keys(task.but(calibration_keys=100), data, mark.secret, bench.lab(KEY, task))
+    keys = bench.fresh_keys(method, task, 100)
     wrong = [method.score(bench.suspect(method, mark.model), wrong_key)[0] for wrong_key in keys]
     assert sum(abs(score - 0.5) <= 4 * (1 / (4 * 64)) ** 0.5 for score in wrong) >= 99
 
@@ -162,10 +163,10 @@ def test_solved_matrix_reads_any_message_and_gives_itself_away(bench: Any) -> No
     model = task.build("net")
     kept = copy.deepcopy(model.state_dict())
     suspect = bench.suspect(method, model)
-    rival = method.forge(suspect, task, bench.splits(task).attacker, bench.lab("forge", task), 1)
-    verdict = method.verify(suspect, rival)
-    assert verdict.score == 1
-    assert verdict.metrics["matrix_from_seed"] == 0
+    rival = bench.rival(method).forge(bench.suspect(method, model), bench.attacker("forge", task), Forgery())
+    reading = method.read(suspect, rival)
+    assert reading.score == 1
+    assert reading.metrics["matrix_from_seed"] == 0
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
 
 

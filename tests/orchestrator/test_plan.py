@@ -86,7 +86,7 @@ def test_the_same_entry_for_two_tasks_and_for_all_is_one_entry(plan_of: Any) -> 
     ("only", "message"),
     [
         ([], "only is an empty list"),
-        ("digits-lenet", "line 4: only: unknown task 'digits-lenet'; did you mean"),
+        ("digits-lenet", "line 5: only: unknown task 'digits-lenet'; did you mean"),
     ],
 )
 def test_what_only_names_is_checked(plan_of: Any, only: Any, message: str) -> None:

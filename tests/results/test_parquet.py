@@ -188,7 +188,7 @@ def test_nan_equals_nan_but_not_null(tmp_path):
 
 
 def test_the_committed_columns_are_those_of_the_design():
-    assert schema.ROW.names[:5] == ["cell_key", "clean_key", "embed_key", "attack_key", "task"]
+    assert schema.ROW.names[:5] == ["cell_key", "clean_key", "embed_key", "attack_key", "null_key"]
     assert set(schema.TIMING_COLUMNS) < set(schema.ROW.names)
     assert schema.ROW.metadata[b"schema_version"] == str(schema.SCHEMA_VERSION).encode()
     assert Path(schema.ROWS_FILE).suffix == ".parquet"

@@ -125,7 +125,7 @@ def test_tiny_imagenet(key: str, step: int, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match="which is not in this folder"):
             load(key, tmp_path, None, None)
     notes.write_text("nonsense\n")
-    with pytest.raises(BadInput, match=r"val_annotations.txt: expected columns, found 'nonsense'"):
+    with pytest.raises(BadInput, match=r"val_annotations.txt, line 1: expected columns, found 'nonsense'"):
         load(key, tmp_path, None, None)
 
 
@@ -215,7 +215,7 @@ def test_two_parts_of_gtsrb_share_no_class_and_keep_its_tracks(tmp_path: Path) -
     for label in range(43):
         for part in ("train", "test"):
             paint(tmp_path / f"gtsrb/{part}/{label:05}/00000_00000.png", label, (32, 32))
-    few, many = (read(key, tmp_path) for key in ("gtsrb17", "gtsrb26"))
+    few, many = read("gtsrb17", tmp_path), read("gtsrb26", tmp_path)
     assert many[0] == many[1] == many[2] == many[3] == list(range(26))
     assert few[0] == few[2] == list(range(26, 43))  # the pictures
     assert few[1] == few[3] == list(range(17))  # their labels, numbered anew

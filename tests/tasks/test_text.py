@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.tasks.data import cache, sources
-from assay.tasks.data.sources import DATASETS, DatasetInfo, _check, fingerprint, load
+from assay.tasks.data.checks import check_part
+from assay.tasks.data.sources import DATASETS, DatasetInfo, fingerprint, load
 from assay.tasks.data.splits import Labelled, split
 from assay.tasks.data.text import FIRST_WORD, PADDING, UNKNOWN, encode, tokenise, vocabulary_table
 from assay.tasks.errors import BadInput
@@ -45,7 +46,8 @@ def test_tokens(text: str, tokens: list[str]) -> None:
 
 def test_ids_are_of_the_whole_set_cut_and_padded() -> None:
     train, test = encode([["b a", "c c c c"], ["d a"]], 3)
-    assert (train.dtype, train.tolist(), test.tolist()) == (np.int32, [[3, 2, 0], [4, 4, 4]], [[5, 2, 0]])
+    assert train.dtype == np.int32
+    assert (train.tolist(), test.tolist()) == ([[3, 2, 0], [4, 4, 4]], [[5, 2, 0]])
     # What lies beyond the cut is in no vocabulary.
     assert int(encode([["a a a zebra"], []], 3)[0].max()) == FIRST_WORD
 
@@ -130,9 +132,9 @@ def test_damaged_text_is_one_line(tmp_path: Path) -> None:
     pq.write_table(pa.table({"sentence": ["x"], "label": [1]}), tmp_path / "d/trec/train.parquet")
     pq.write_table(pa.table({"sentence": ["x"], "label": [1]}), tmp_path / "d/trec/test.parquet")
     for root, words in [
-        ("a", "train.parquet: expected texts with labels: a text is missing"),
-        ("b", "train.parquet: expected texts with labels: "),
-        ("c", "labels 6 to 6"),
+        ("a", r"train.parquet, row 1 \(the first is 0\): the text is missing \(null\)"),
+        ("b", r"train.parquet, row 0 .*: the label 'NUM' is a string, expected a whole number"),
+        ("c", r"train.parquet, row 0 .*: found label 6 among labels 6 to 6, expected 0..5"),
         ("d", "expected the columns text and label or coarse_label, found sentence, label"),
     ]:
         with pytest.raises(BadInput, match=words) as error:
@@ -143,10 +145,10 @@ def test_damaged_text_is_one_line(tmp_path: Path) -> None:
 def test_a_plugins_tokens_are_checked() -> None:
     info = DatasetInfo("words", (12,), 3, (), (), "?", "text", vocabulary=10)
     good = texts(5, 9)
-    _check(info, "training", good)
+    check_part(info, "training", good)
     for bad in (good.inputs.float(), -good.inputs - 1, good.inputs[:, :7]):
         with pytest.raises(BadInput, match="data set words"):
-            _check(info, "training", Labelled(bad, good.labels))
+            check_part(info, "training", Labelled(bad, good.labels))
 
 
 @pytest.mark.skipif(REAL is None, reason="needs TREC under $ASSAY_DATA")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 from torch import nn
 
 from assay.methods.base import Method, Secret
+from assay.methods.embedding import verify
+from assay.methods.reading import Reading
 from assay.methods.suspect import Suspect
-from assay.methods.verdict import Thresholds, Verdict
+from assay.results.decisions import Decision, Rules, Thresholds, decide
 from assay.results.statistics import clopper_pearson
 from assay.tasks.errors import UnsupportedModel
 
@@ -23,21 +25,19 @@ _BINS = 50  # of the histogram of scores on [0, 1]
 
 @dataclass(frozen=True)
 class Owner:
-    """An owner at verification.
-
-    Attributes:
-        secret: what the method's verifier takes.
-        thresholds: the three decision rules.
-        rare: threshold whose estimated false-positive rate is 1e-6; None where the scheme calibrates by itself.
-    """
+    """An owner at verification: its secret, and the thresholds that hold for it under the rules."""
 
     secret: Secret
     thresholds: Thresholds
-    rare: float | None
+    rules: Rules
+
+    def decide(self, reading: Reading) -> Decision:
+        """Return whether a reading verifies."""
+        return decide(asdict(reading), self.thresholds, self.rules)
 
 
 def false_claims(
-    method: Method, claims: Iterable[Secret], suspects: Mapping[str, nn.Module], thresholds: Thresholds
+    method: Method[Any], claims: Iterable[Secret], suspects: Mapping[str, nn.Module], thresholds: Thresholds
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Count the claims that verify although nobody embedded them.
 
@@ -45,7 +45,7 @@ def false_claims(
         method: the scheme whose verifier is tried.
         claims: evidence in the form of its secrets, one after the other.
         suspects: models by `<group>-<number>`; rates are per group (`marked`, `unmarked`, `surrogate`).
-        thresholds: the decision rules.
+        thresholds: of the owner of the accused model, at the default rules.
 
     Returns:
         The figures (`claims`, and per rule and group count, rate and the upper end of its exact 95 % interval), and
@@ -67,8 +67,8 @@ def false_claims(
                 continue
             counts[group, "sok"] += score >= thresholds.sok
             if score >= bar:
-                decisions = thresholds.decide(method.verify(suspect, claim))
-                counts.update((group, rule) for rule in ("paper", "strict") if decisions[rule])
+                decision = decide(asdict(method.read(suspect, claim)), thresholds, Rules())
+                counts.update((group, rule) for rule in ("paper", "strict") if getattr(decision, rule))
     if not total:
         return {}, []
     report = {"claims": float(total)}
@@ -82,7 +82,7 @@ def false_claims(
     return report, [point for group, found in scores.items() for point in _histogram(group, found)]
 
 
-def _score(method: Method, suspect: Suspect, claim: Secret) -> float | None:
+def _score(method: Method[Any], suspect: Suspect, claim: Secret) -> float | None:
     try:
         return method.score(suspect, claim)[0]
     except UnsupportedModel:  # the suspect cannot carry the mark at all
@@ -99,7 +99,7 @@ def _histogram(group: str, scores: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def cross_verify(
-    method: Method, owners: Sequence[Owner], models: Sequence[Callable[[], nn.Module]]
+    method: Method[Any], owners: Sequence[Owner], models: Sequence[Callable[[], nn.Module]]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Read every owner's mark from every model; row: key, column: model.
 
@@ -114,17 +114,14 @@ def cross_verify(
         models; and the matrix as the curve `cross-verify`: step = model, metric `key-<i>`.
     """
     count = len(owners)
-    table: list[list[Verdict]] = []  # by model, then by key
+    table: list[list[Reading]] = []  # by model, then by key
     for load in models:
         model = load()
-        table.append([method.verify(Suspect(model, method.access, method.key), owner.secret) for owner in owners])
-    rates = np.array([[verdict.metrics.get("det_rate", verdict.score) for verdict in row] for row in table]).T
-    scores = np.array([[verdict.score for verdict in row] for row in table]).T
+        table.append([verify(method, model, owner.secret) for owner in owners])
+    rates = np.array([[reading.metrics.get("det_rate", reading.score) for reading in row] for row in table]).T
+    scores = np.array([[reading.score for reading in row] for row in table]).T
     verified = np.array(
-        [
-            [owner.thresholds.decide(verdict)["strict"] for owner, verdict in zip(owners, row, strict=True)]
-            for row in table
-        ]
+        [[bool(owner.decide(reading).strict) for owner, reading in zip(owners, row, strict=True)] for row in table]
     ).T
     report = {"owners": float(count)}
     for name, matrix in (("", rates), ("_score", scores), ("_strict", verified.astype(float))):

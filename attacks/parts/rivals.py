@@ -1,0 +1,40 @@
+"""The rival of a victim's method, with the attacker's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from assay.attacks.base import AttackConfig
+from assay.methods.base import Method
+from assay.methods.rival import Rival
+from assay.tasks.errors import BadInput
+from assay.tasks.training.schedule import parse
+
+
+class RivalrousConfig(AttackConfig):
+    """Settings of an attack by somebody who knows the method."""
+
+    # Settings of the method's rival; a method whose rival lacks one of them is not attacked.
+    rival: dict[str, Any] = Field(default_factory=dict)
+
+
+def rival_of(method: Method[Any], settings: Mapping[str, Any]) -> Rival[Any]:
+    """Return the method's rival.
+
+    Raises:
+        BadInput: a setting that this rival does not have, or a value out of its range.
+    """
+    cls = type(method).rival
+    return cls(method, parse(cls.Config, settings, f"rival of {method.key}"))
+
+
+def no_rival(method: Method[Any], settings: Mapping[str, Any]) -> str | None:
+    """Return why the method has no rival with these settings, or None."""
+    try:
+        rival_of(method, settings)
+    except BadInput as why:
+        return str(why).splitlines()[0]
+    return None
