@@ -168,11 +168,11 @@ def _table(arguments: argparse.Namespace) -> int:
     from assay.results.detection import detections
     from assay.results.embedding import embedding
     from assay.results.pareto import robustness
-    from assay.results.parquet import read_rows
     from assay.results.render import render
     from assay.results.tables import matrix, published
+    from assay.results.union import read
 
-    rows = read_rows(Path(arguments.out))
+    rows = read(Path(out) for out in arguments.out)
     own = {None: matrix, "embedding": embedding, "robustness": robustness, "detection": detections}
     if arguments.table in own:
         table = own[arguments.table](rows)
@@ -288,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
     _common(status, "OUT", "json")
 
     table = command("table", _table, "methods x attacks, or a published table with measured beside published")
-    _common(table, "OUT")
+    _common(table, "OUTS")
     table.add_argument(
         "--table",
         metavar="PAPER/NUMBER",
