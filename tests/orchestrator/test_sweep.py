@@ -229,6 +229,8 @@ def test_a_damaged_record_runs_again_at_once(finished: tuple[Path, Report], tmp_
 
 def database(path: Path) -> bytes:
     with closing(sqlite3.connect(path)) as made, made:
+        made.execute("create table alembic_version (version_num text)")
+        made.execute("insert into alembic_version values ('head')")
         made.execute("create table runs (name text)")
         made.executemany("insert into runs values (?)", [("x" * 500,)] * 100)
     return path.read_bytes()
@@ -243,6 +245,21 @@ def test_a_damaged_database_is_set_aside(tmp_path: Path, damage: Callable[[bytes
     path.write_bytes(damage(whole))
     sound_database(path, notes.append)
     assert notes == [f"{path}: damaged, now mlflow.db.damaged-1; rebuilt from the results"]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["delete from alembic_version", "drop table alembic_version", "create table _alembic_tmp_endpoints (id text)"],
+)
+def test_a_database_that_was_never_finished_is_set_aside(tmp_path: Path, change: str) -> None:
+    """As a full disk or a kill leaves it; MLflow cannot go on from there."""
+    path, notes = tmp_path / "mlflow.db", list[str]()
+    database(path)
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute(change)
+    sound_database(path, notes.append)
+    assert len(notes) == 1
     assert not path.exists()
 
 
