@@ -80,16 +80,9 @@ def class_source(cls: type[Any]) -> bytes:
     run again.
     """
     beside = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
-<<<<<<< HEAD
-    texts = [_text(base) for base in beside]
-    if None not in texts:
-        return "\n".join(filter(None, texts)).encode()
-    return _pickled(cls)
-=======
     files = {file for base in beside for file in _files(base)}
     texts = [_text(base, files) for base in beside]
     return pack_classes((cls,)) if None in texts else "\n".join(filter(None, texts)).encode()
->>>>>>> ray
 
 
 def _text(cls: type[Any], files: set[str]) -> str | None:

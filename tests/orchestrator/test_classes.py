@@ -51,11 +51,7 @@ def loose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             path.write_text(text, "utf-8")
             module.__file__ = str(path)
         monkeypatch.setitem(sys.modules, name, module)
-<<<<<<< HEAD
-        exec(compile(text, str(path), "exec"), vars(module))  # noqa: S102 (a notebook does so)
-=======
         exec(compile(text, str(path), "exec"), vars(module))  # noqa: S102
->>>>>>> ray
         return module
 
     return make
@@ -132,13 +128,7 @@ def test_what_is_no_plugin_or_not_complete_is_one_line(loose: Any) -> None:
     with pytest.raises(BadInput, match=r"class loose\.Mine: class Mine: `key` is 'Mine!'"):
         Registry(classes=(nameless,))
     taken = loose(TEXT.replace('"mine"', '"uchida"')).Mine
-<<<<<<< HEAD
-    with pytest.raises(
-        BadInput, match=r"class loose\.Mine: method key 'uchida' is already taken by assay\.methods\.uchida"
-    ):
-=======
     with pytest.raises(BadInput, match=r"class loose\.Mine: method key 'uchida' is already taken by assay\.methods"):
->>>>>>> ray
         Registry(classes=(taken,))
 
 
