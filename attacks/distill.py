@@ -61,6 +61,7 @@ class Distillation(Recipe):
 
     def __init__(self, victim: Victim, config: Config, fixed: Tensor | None) -> None:
         """Keep the teacher; `fixed` (N, K) are its logits by position in the training set, if it is asked only once."""
+        super().__init__()
         self.victim, self.config, self.fixed = victim, config, fixed
         self.paid = victim.meter.as_dict()
 

@@ -24,6 +24,7 @@ from assay.attacks.parts.training import needs_samples
 from assay.methods.base import Method
 from assay.methods.rival import Forgery
 from assay.methods.suspect import Suspect
+from assay.tasks.errors import nearest
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 
@@ -62,9 +63,10 @@ class Forge(Attack[Config]):
             return f"procedure adversarial changes trigger images; {method.key} on {task.key} has none"
         if self.config.procedure in _GENERAL:
             return None
-        own = type(method).rival.procedures
-        if self.config.procedure not in own:
-            return f"{method.key} is not forged by {self.config.procedure} (by {', '.join((*_GENERAL, *own))})"
+        ways = (*_GENERAL, *type(method).rival.procedures)
+        if self.config.procedure not in ways:
+            hint = nearest(self.config.procedure, ways)
+            return f"{method.key} is not forged by {self.config.procedure}{hint} (allowed: {', '.join(sorted(ways))})"
         return needs_samples(self.config)
 
     def needs(self, task: Task, method: Method[Any]) -> Needs:

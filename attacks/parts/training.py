@@ -114,6 +114,7 @@ class FineTuning(Recipe):
             head: the only module that trains (see `only_trainable`); None: everything trains.
             factors: of the rate by parameter; None: one rate for all.
         """
+        super().__init__()
         self.targets, self.head, self.factors = targets, head, factors
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from assay import attacks
 from assay.attacks import ATTACKS
 from assay.methods.base import MethodConfig
+from assay.methods.embedding import verify
 from assay.methods.suspect import Suspect
 from assay.tasks.errors import AccessDenied
 from assay.tasks.training.trainer import predict
@@ -117,7 +118,7 @@ def test_an_attack_that_starts_again_ends_alike_and_reports_the_same_costs(field
     for _ in range(2):
         victim, lab = field.victim(attack.needs), field.lab(key)
         lab.scratch = field.scratch / "again"
-        outcome = attack.run(victim, field.splits.attacker, lab)
+        outcome = attack.run(victim, lab)
         left = {"surrogate": outcome.surrogate, **outcome.suspects}
         ends.append(
             (
@@ -154,4 +155,4 @@ def test_no_attack_makes_an_unmarked_network_verify(field: Any, key: str) -> Non
             verdict = method.verify(
                 Suspect(model, method.access, key), method.draw(field.task, field.splits.owner, field.lab("owner", 1))
             )
-            assert not verdict.detected
+            assert not verdict.accepted
