@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -150,46 +150,61 @@ class Outcome:
     def checked(self, kind: Kind) -> Outcome:
         """Return this outcome if it is one of the attack's kind.
 
+        removal: a surrogate. ambiguity: a surrogate, a rival claim, or both. detection: a report, and a surrogate if
+        the attack removed what it found. verification: claims, or nothing if marks of peers are compared. Any kind
+        may report figures.
+
         Raises:
             BrokenOutcome: it lacks what its kind leaves behind, holds what another kind does, or a part is of the wrong
                 type; one line.
         """
-        lacks = {
-            "removal": self.surrogate is None and "no surrogate",
-            "ambiguity": self.surrogate is None and self.rival is None and "neither a surrogate nor a rival claim",
-            "detection": not self.report and "no report",
-            "verification": False,
-        }[kind]
-        strange = [
-            self.surrogate is not None and kind in ("detection", "verification") and "a surrogate",
-            self.rival is not None and kind != "ambiguity" and "a rival claim",
-            self.claims is not None and kind != "verification" and "claims",
-        ]
-        typed = (
+        faults = [*self._missing(kind), *self._foreign(kind), *self._mistyped()]
+        if faults:
+            raise BrokenOutcome(f"the outcome is none of kind {kind}: {'; '.join(faults)}")
+        return self
+
+    def _missing(self, kind: Kind) -> Iterator[str]:
+        none = self.surrogate is None
+        if kind == "removal" and none:
+            yield "it leaves no surrogate"
+        if kind == "ambiguity" and none and self.rival is None:
+            yield "it leaves neither a surrogate nor a rival claim"
+        if kind == "detection" and not self.report:
+            yield "it leaves no report"
+        for name, part in (("restored", self.restored), ("adapted", self.adapted)):
+            if none and part is not None:
+                yield f"{name} describes a surrogate, and there is none"
+
+    def _foreign(self, kind: Kind) -> Iterator[str]:
+        parts: tuple[tuple[str, object, tuple[Kind, ...]], ...] = (
+            ("a surrogate", self.surrogate, ("removal", "ambiguity", "detection")),
+            ("a rival claim", self.rival, ("ambiguity",)),
+            ("claims", self.claims, ("verification",)),
+        )
+        for name, part, kinds in parts:
+            if part is not None and kind not in kinds:
+                yield f"it leaves {name}, which another kind does"
+
+    def _mistyped(self) -> Iterator[str]:
+        typed: list[tuple[str, object, type]] = [
             ("surrogate", self.surrogate, nn.Module),
             ("restored", self.restored, nn.Module),
             ("adapted", self.adapted, Adapted),
             ("rival", self.rival, dict),
             ("claims", self.claims, Claims),
             ("report", self.report, dict),
-        )
-        wrong = [
-            f"{name} is {type(value).__name__}, not {cls.__name__}"
-            for name, value, cls in typed
-            if value is not None and not isinstance(value, cls)
         ]
-        wrong += [
-            f"report {name!r} is {type(value).__name__}, not a number"
-            for name, value in (self.report.items() if isinstance(self.report, dict) else ())
-            if isinstance(value, bool) or not isinstance(value, int | float)
-        ]
+        if isinstance(self.claims, Claims):
+            typed.append(("evidence", self.claims.evidence, Iterable))
+            typed += [(f"suspect {name!r}", model, nn.Module) for name, model in self.claims.suspects.items()]
+        for name, value, cls in typed:
+            if value is not None and not isinstance(value, cls):
+                yield f"{name} is {type(value).__name__}, not {cls.__name__}"
+        for name, figure in self.report.items() if isinstance(self.report, dict) else ():
+            if isinstance(figure, bool) or not isinstance(figure, int | float):
+                yield f"report {name!r} is {type(figure).__name__}, not a number"
         if self.structure not in ("same", "changed", "other_arch"):
-            wrong.append(f"structure is {self.structure!r}, not same, changed or other_arch")
-        faults = [f"it leaves {lacks}"] if lacks else []
-        faults += [f"it leaves {what}, which another kind does" for what in strange if what]
-        if faults + wrong:
-            raise BrokenOutcome(f"the outcome is none of kind {kind}: {'; '.join(faults + wrong)}")
-        return self
+            yield f"structure is {self.structure!r}, not same, changed or other_arch"
 
 
 class Attack(ABC, Generic[A]):
@@ -197,8 +212,8 @@ class Attack(ABC, Generic[A]):
 
     Class attributes:
         key, title, source: its key, a name, and where it comes from.
-        kind: removal (a surrogate), ambiguity (a rival secret), detection (a report) or verification (an error of the
-            verifier: never-embedded claims, or the marks of peers; measured by the evaluator, who holds the secrets).
+        kind: removal (it leaves a surrogate), ambiguity (a rival secret), detection (a report) or verification (claims,
+            or peers: the evaluator, who holds the secrets, counts the verifier's errors). See `Outcome.checked`.
         access: the most that it sees of any victim.
         uses_data: whether it trains on the attacker's data.
         cheap: takes about as long as an evaluation; cheap attacks on one victim travel together.

@@ -36,5 +36,5 @@ def no_rival(method: Method[Any], settings: Mapping[str, Any]) -> str | None:
     try:
         rival_of(method, settings)
     except BadInput as why:
-        return str(why).splitlines()[0]
+        return "; ".join(str(why).splitlines())
     return None

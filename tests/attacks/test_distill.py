@@ -15,7 +15,6 @@ from torch import nn
 from assay.attacks.distill import Config, Distill, Distillation, distillation_loss
 from assay.methods.base import MethodConfig
 from assay.methods.embedding import verify
-from assay.methods.suspect import Suspect
 from assay.tasks.errors import AccessDenied
 from assay.tasks.streams import global_stream
 from assay.tasks.training.meter import Meter

@@ -16,7 +16,6 @@ from assay.attacks.expand import Config, Expand, cost, eligible, responses, rest
 from assay.attacks.parts.low_rank import Factors, channel_factors, full_rank, rank_for, recompose, spatial_factors
 from assay.methods.base import MethodConfig
 from assay.methods.embedding import verify
-from assay.methods.suspect import Suspect
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.networks.architectures import ARCHITECTURES
 from assay.tasks.training.meter import Meter

@@ -12,10 +12,10 @@ from assay.attacks.forge import Config, Forge
 from assay.methods.base import Method, MethodConfig, Secret
 from assay.methods.clean import Clean
 from assay.methods.deepipr import DeepIPR
+from assay.methods.embedding import verify
 from assay.methods.parts.passport import PassportLayer, fidelity_gap
 from assay.methods.parts.passport_forging import flipped
 from assay.methods.rival import Forgery, Rival, RivalConfig
-from assay.methods.embedding import verify
 from assay.methods.suspect import Suspect
 from assay.tasks.errors import AssayError
 from assay.tasks.lab import Lab

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from assay.attacks.overwrite import Config, EmbeddingAlone, Overwrite
-from assay.methods.base import MethodConfig, Secret
+from assay.methods.base import MethodConfig
 from assay.methods.clean import Clean
 from assay.methods.embedding import Mark, verify
 from assay.methods.rival import Rival, RivalConfig

@@ -21,7 +21,6 @@ from assay.attacks.parts.graph import scaling_groups
 from assay.attacks.scale import Config, Scale, way
 from assay.methods.base import MethodConfig
 from assay.methods.embedding import verify
-from assay.methods.suspect import Suspect
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.networks.architectures import ARCHITECTURES, Normalize
 from assay.tasks.networks.residual import ResNet
