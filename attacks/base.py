@@ -27,8 +27,8 @@ class AttackConfig(Frozen):
     """Base of every attack's configuration."""
 
     split: SplitMode = "disjoint20"  # which data the attacker holds (docs/protocol.md); part of every row
-    # Do the same to the unmarked model of the same seed, and read the owner's mark from that too: does a detector fire
-    # at whatever was distilled or pruned? Removal attacks; the reading `beside`.
+    # Also attack the unmarked model of the same seed and read the owner's mark from the result (the reading `beside`).
+    # It shows whether a detector fires at every distilled or pruned model. For attacks that leave a surrogate.
     beside_unmarked: bool = False
 
 
@@ -37,18 +37,19 @@ A = TypeVar("A", bound=AttackConfig)
 
 @dataclass(frozen=True)
 class Needs:
-    """All that an attack may use of one victim; what is not declared is refused.
+    """All that an attack may use of one victim; access, data sets, models and keys beyond it are refused.
 
     Attributes:
         access: the most that it sees of the victim.
-        data: whether it trains on the attacker's data.
+        data: whether it trains on the attacker's data. A model that the attacker trains on them without the victim is
+            then measured for comparison.
         datasets: keys of further data sets; `lab.other(key)` hands them out.
         unmarked: roles of unmarked models; `lab.unmarked(role)` hands out copies. `null-<i>` are models of the owner's
             task that took part in nothing else: no embedding, no calibration.
-        key: whether the owner's key is public; only then `victim.leaked` holds a copy of it.
+        key: whether the owner's secret is assumed to be public; only then `victim.leaked` holds a copy of it.
         peers: how many marked models are compared with each other, the victim included. The evaluator reads every
             owner's mark from every model; the attack sees no peer and no secret.
-        twin: whether its success is judged beside the same attack on the unmarked model of the same seed.
+        twin: whether the same attack also runs on the unmarked model of the same seed, for comparison.
     """
 
     access: Access
@@ -66,7 +67,7 @@ class Victim(Oracle):
     Attributes:
         task: public facts: shapes, classes, architectures, the training schedule.
         method: the scheme and its hyper-parameters, without any key.
-        leaked: the owner's secret where the attack declares that it is public, else None.
+        leaked: a copy of the owner's secret if the attack declares `Needs.key`, else None.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Adapted:
     Attributes:
         test: samples of the other task, on which the surrogate's worth is measured.
         head: name of the layer that gives the logits.
-        trained: names of the layers that the attack trained, "" for all; an owner sees them by comparing weights.
+        trained: names of the layers that the attack trained, "" for all. The owner finds them by comparing weights.
         recovery: how the owner makes the surrogate answer as its verifier expects.
         schedule: of `retrain_head`.
     """
@@ -105,10 +106,10 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Claims:
-    """Accusations that the evaluator counts: evidence that nobody embedded, read from the victim and from others.
+    """False accusations. The evaluator reads each piece of evidence from the victim and from every suspect, and counts.
 
     Attributes:
-        evidence: secrets in the method's form, maybe drawn one by one.
+        evidence: secrets in the method's form that were never embedded; may be a generator.
         suspects: further models by `<group>-<number>` (`unmarked-0`, `surrogate-0`, …).
     """
 
@@ -124,12 +125,12 @@ class Outcome:
         surrogate: the attacker's model; None if the victim itself stays in use.
         structure: how the surrogate's architecture relates to the victim's.
         architecture: key of the surrogate's architecture, where `structure` is `other_arch` and it has one.
-        restored: with `structure="changed"`, the surrogate in the victim's architecture again, from which an owner who
-            reads weights reads them; None if it cannot be.
+        restored: with `structure="changed"`, the surrogate turned back into the victim's architecture. An owner who
+            reads weights reads them there. None if this is impossible.
         adapted: set if the surrogate serves another task than the victim.
         rival: forged evidence in the form of the owner's secret; read by the same verifier.
         claims: accusations to be counted.
-        report: figures of a detection attack, or further figures of any other.
+        report: what a detection attack found, as named numbers; other kinds may add figures.
         notes: remarks for the record.
 
     Example:
@@ -250,15 +251,15 @@ class Attack(ABC, Generic[A]):
 
     @abstractmethod
     def run(self, victim: Victim, lab: Lab) -> Outcome:
-        """Attack one victim; never sees a watermark score.
+        """Attack one victim. No watermark score is visible here.
 
         Args:
             victim: seen through the declared access. Its weights stay as they are: `victim.module()` is a copy.
-            lab: the attacker's. `lab.data` holds its samples, none of them where the split mode says so;
-                `lab.probe(step, model)` lets the evaluator measure an intermediate state, and nothing comes back.
+            lab: the attacker's. `lab.data` holds its samples; split mode `none` leaves it empty.
+                `lab.probe(step, model)` shows an intermediate model to the evaluator and returns nothing.
 
         Returns:
-            What the kind leaves behind; `Outcome.checked` is applied to it before anything is read.
+            What the attack's kind leaves behind. `Outcome.checked` is applied before a mark is read.
 
         Raises:
             UnsupportedModel: the attack meets a network that it cannot attack; the cell is then not applicable.
