@@ -126,10 +126,10 @@ class Range:
         method = method or SignMark(MethodConfig())
         return Victim(self.model if model is None else model, access, self.task, method, Meter())
 
-    def marked(self, method: Method[Any]) -> tuple[nn.Module, Secret]:
+    def marked(self, method: Method[Any], epochs: int = 4, lr: float = 1e-2) -> tuple[nn.Module, Secret]:
         """Return a network with the method's mark, and the secret."""
         lab = self.lab(method.key, seed=1, role="owner", data=self.splits.owner)
-        schedule = self.task.schedule.but(epochs=4, lr=1e-2)
+        schedule = self.task.schedule.but(epochs=epochs, lr=lr)
         mark = implant(method, self.task.build("marked"), method.draw(lab), lab, schedule)
         return mark.model, mark.secret
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from assay.attacks.distill import Config, Distill, Distillation, distillation_loss
 from assay.methods.base import MethodConfig
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import verify
 from assay.tasks.errors import AccessDenied
 from assay.tasks.streams import global_stream
 from assay.tasks.training.meter import Meter
@@ -118,7 +118,7 @@ def test_an_interrupted_run_reports_the_same_queries(field: Any) -> None:
 
 
 def test_soft_answers_alone_are_seen(field: Any) -> None:
-    victim = field.victim(Distill.needs)
+    victim = field.victim(Distill.access)
     with pytest.raises(AccessDenied):
         victim.module()
 
@@ -179,10 +179,8 @@ def test_a_student_keeps_a_signal_in_the_answers(field: Any) -> None:
 
 def test_a_student_loses_a_mark_in_images_that_it_never_saw(field: Any) -> None:
     method = field.TriggerMark(MethodConfig())
-    lab, owner = field.lab(method.key, seed=1), field.splits.owner
-    secret, schedule = method.draw(field.task, owner, lab), field.task.schedule.but(epochs=8, lr=5e-3)
-    model = method.implant(field.task.build("marked"), secret, field.task, owner, lab, schedule).model
-    assert method.verify(Suspect(model, "labels", method.key), secret).score > 0.9
+    model, secret = field.marked(method, epochs=8, lr=5e-3)
+    assert verify(method, model, secret).score > 0.9
     student = field.run(Distill, field.victim("logits", method, model), epochs=12).surrogate
     assert evaluate(student, field.splits.test) > 0.8
-    assert method.verify(Suspect(student, "labels", method.key), secret).score < 0.4
+    assert verify(method, student, secret).score < 0.4

@@ -15,7 +15,7 @@ from torch import nn
 from assay.attacks.expand import Config, Expand, cost, eligible, responses, restored
 from assay.attacks.parts.low_rank import Factors, channel_factors, full_rank, rank_for, recompose, spatial_factors
 from assay.methods.base import MethodConfig
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import verify
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.networks.architectures import ARCHITECTURES
 from assay.tasks.training.meter import Meter
@@ -176,10 +176,9 @@ def test_several_layers_the_costliest_first(zoo: Any) -> None:
 def test_refreshing_needs_inputs_and_counts_them(field: Any) -> None:
     labs = {}
     for split in ("disjoint20", "none"):
-        lab, points = field.lab("expand"), []
+        lab, points = field.lab("expand", data=field.splits.attacker_view(split)), []
         lab.probe = lambda step, model, points=points: points.append(step)
-        data = field.splits.attacker_view(split)
-        outcome = Expand(Config(split=split, inputs=60)).run(field.victim("weights"), data, lab)
+        outcome = Expand(Config(split=split, inputs=60)).run(field.victim("weights"), lab)
         labs[split] = (lab.meter.forward_samples, points, outcome.surrogate.bn2.running_mean)
     assert labs["disjoint20"][:2] == (60, [0, 1])
     assert labs["none"][:2] == (0, [0])
@@ -202,10 +201,10 @@ def test_a_mark_is_read_from_the_restored_network_alone(field: Any) -> None:
     method = field.SignMark(MethodConfig())
     model, secret = field.marked(method)
     outcome = field.run(Expand, field.victim("weights", method, model), rank="full")
-    as_left = method.verify(Suspect(outcome.surrogate, "weights", "signs"), secret)
+    as_left = verify(method, outcome.surrogate, secret)
     assert not as_left.applicable
-    assert not as_left.detected
-    assert method.verify(Suspect(outcome.restored, "weights", "signs"), secret).score == 1.0
+    assert not as_left.accepted
+    assert verify(method, outcome.restored, secret).score == 1.0
 
 
 def test_where_it_does_not_apply(field: Any) -> None:

@@ -37,7 +37,7 @@ def extract(field: Any, others: dict[str, Any] | None = None, **config: Any) -> 
     victim.labels = watch
     lab.other = lambda key: (others or {})[key]
     lab.asked = asked
-    outcome = Extract(Config(**config)).run(victim, field.splits.attacker, lab)
+    outcome = Extract(Config(**config)).run(victim, lab)
     return outcome, victim, lab
 
 
@@ -94,7 +94,7 @@ def test_augmented_views_count_as_queries(field: Any) -> None:
 
 
 def test_nothing_but_labels_is_seen(field: Any) -> None:
-    victim = field.victim(Extract.needs)
+    victim = field.victim(Extract.access)
     for more in (victim.logits, victim.probabilities):
         with pytest.raises(AccessDenied):
             more(field.splits.attacker.train.inputs)
@@ -123,15 +123,20 @@ def test_one_sided_answers_are_said(field: Any) -> None:
 
 
 def test_what_data_are_declared(field: Any) -> None:
+    def asked(task: Task, **config: Any) -> tuple[str, ...]:
+        needed = Extract(Config(**config)).needs(task, field.SignMark(MethodConfig()))
+        assert (needed.access, needed.data, needed.key) == ("labels", True, False)
+        return needed.datasets
+
     small, whole = field.task, Task(dataset="digits", model="cnn-mini")
-    assert Extract(Config()).datasets(small) == ("digits",)
-    assert Extract(Config()).datasets(whole) == ()  # nothing of the training set is left
-    assert Extract(Config(source="ood")).datasets(small) == ("cifar10",)
-    assert Extract(Config(source="ood", ood="mnist")).datasets(small) == ("mnist",)
-    assert Extract(Config(source="noise")).datasets(small) == ()
+    assert asked(small) == ("digits",)
+    assert asked(whole) == ()  # nothing of the training set is left
+    assert asked(small, source="ood") == ("cifar10",)
+    assert asked(small, source="ood", ood="mnist") == ("mnist",)
+    assert asked(small, source="noise") == ()
     traffic = Task(dataset="gtsrb", model="cnn-mini")
-    assert Extract(Config(source="ood")).datasets(traffic) == ("imagenet100",)
-    assert Extract(Config(source="ood", stand_in=True)).datasets(traffic) == ("tiny_imagenet_32",)
+    assert asked(traffic, source="ood") == ("imagenet100",)
+    assert asked(traffic, source="ood", stand_in=True) == ("tiny_imagenet_32",)
 
 
 def test_reasons(field: Any) -> None:

@@ -43,7 +43,7 @@ def test_retraining_draws_a_new_head(field: Any) -> None:
 def test_all_layers_move_and_the_loss_falls(field: Any) -> None:
     lab = field.lab("fine-tune")
     attack = FineTune(Config(epochs=4, lr=0.01))
-    outcome = attack.run(field.victim("weights"), field.splits.attacker, lab)
+    outcome = attack.run(field.victim("weights"), lab)
     losses = [row["task"] for row in lab.curves]
     assert {"conv1.weight", "bn1.running_mean", "fc2.bias"} <= moved(field, outcome.surrogate)
     assert losses[-1] < losses[0]
@@ -54,7 +54,7 @@ def test_all_layers_move_and_the_loss_falls(field: Any) -> None:
 def test_a_new_head_trains_alone_for_exactly_so_many_batches(field: Any, batches: int) -> None:
     lab = field.lab("fine-tune")
     config = Config(mode="rtal", lr=0.05, batch_size=16, warmup_head_batches=batches, epochs=0)
-    surrogate = FineTune(config).run(field.victim("weights"), field.splits.attacker, lab).surrogate
+    surrogate = FineTune(config).run(field.victim("weights"), lab).surrogate
     assert moved(field, surrogate) == {"fc2.weight", "fc2.bias"}
     assert lab.meter.steps == batches
     waited = field.run(FineTune, mode="rtal", lr=0.05, warmup_head_batches=1, epochs=1).surrogate
@@ -85,7 +85,7 @@ def test_rounds_continue_and_are_probed(field: Any) -> None:
     lab = field.lab("fine-tune")
     seen: list[tuple[int, str]] = []
     lab.probe = lambda step, model: seen.append((step, field.digest(model)))
-    outcome = FineTune(Config(trials=3, epochs_per_trial=1)).run(field.victim("weights"), field.splits.attacker, lab)
+    outcome = FineTune(Config(trials=3, epochs_per_trial=1)).run(field.victim("weights"), lab)
     assert [step for step, _ in seen] == [1, 2, 3]
     assert len({state for _, state in seen}) == 3
     assert seen[-1][1] == field.digest(outcome.surrogate)
@@ -96,7 +96,7 @@ def test_the_best_held_out_epoch_is_kept(field: Any) -> None:
     lab = field.lab("fine-tune")
     states: list[str] = []
     lab.probe = lambda step, model: states.append(field.digest(model))
-    outcome = FineTune(Config(epochs=4, lr=0.05)).run(field.victim("weights"), field.splits.attacker, lab)
+    outcome = FineTune(Config(epochs=4, lr=0.05)).run(field.victim("weights"), lab)
     scores = [row["val_accuracy"] for row in lab.curves]
     assert field.digest(outcome.surrogate) == states[scores.index(max(scores))]
 

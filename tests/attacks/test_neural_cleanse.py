@@ -68,10 +68,10 @@ def cleanse(field: Any, digits: Any) -> Callable[..., Any]:
     """Return a function that runs the attack with laptop settings on a network."""
 
     def run(model: nn.Module, **settings: Any) -> Any:
-        lab = field.lab("neural-cleanse")
+        lab = field.lab("neural-cleanse", data=digits.attacker)
         victim = field.victim("weights", Clean(MethodConfig()), model)
         attack = NeuralCleanse(Config(**{**NeuralCleanse.laptop, **settings}))
-        return attack.run(victim, digits.attacker, lab), lab
+        return attack.run(victim, lab).checked("detection"), lab
 
     return run
 

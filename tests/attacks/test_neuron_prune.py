@@ -183,7 +183,7 @@ def test_what_is_no_unit(field: Any, zoo: Any) -> None:
     def shares(key: str, **config: Any) -> list[float]:
         lab = field.lab("neuron-prune")
         victim = field.victim("weights", model=zoo.copy(key))
-        NeuronPrune(Config(**config)).run(victim, field.splits.attacker, lab)
+        NeuronPrune(Config(**config)).run(victim, lab)
         return [row["share"] for row in lab.curves]
 
     assert len(shares("resnet8", scope="layer")) == 3  # one inner group for each block

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from assay.attacks.overwrite import Config, EmbeddingAlone, Overwrite
-from assay.methods.base import Mark, MethodConfig
+from assay.methods.base import MethodConfig
 from assay.methods.clean import Clean
+from assay.methods.embedding import Mark, verify
+from assay.methods.rival import Rival, RivalConfig
 from assay.methods.suspect import Suspect
 from assay.tasks.errors import AssayError, UnsupportedModel
+from assay.tasks.lab import Lab
 from assay.tasks.training.recipe import Batch, Recipe, State, Terms
 from assay.tasks.training.schedule import Schedule
 
@@ -21,9 +24,9 @@ def test_the_attackers_own_mark_verifies(field: Any) -> None:
     method = field.SignMark(MethodConfig())
     model, secret = field.marked(method)
     outcome = field.run(Overwrite, field.victim("weights", method, model), epochs=20, lr=1e-2)
-    rival = method.verify(Suspect(outcome.surrogate, "weights", "signs"), outcome.rival)
+    rival = verify(method, outcome.surrogate, outcome.rival)
     distance = float((outcome.rival["bits"] != secret["bits"]).float().mean())
-    assert rival.detected
+    assert rival.accepted
     assert 0.3 < distance < 0.7
 
 
@@ -36,14 +39,13 @@ def test_zero_epochs_leave_the_model(field: Any) -> None:
 @pytest.mark.parametrize(("kind", "lr"), [("SignMark", 1e-2), ("TriggerMark", 2e-3)])
 def test_without_data_the_task_takes_no_part(field: Any, kind: str, lr: float) -> None:
     method = getattr(field, kind)(MethodConfig())
-    lab = field.lab("overwrite")
+    lab = field.lab("overwrite", data=field.splits.attacker_view("none"))
     attack = Overwrite(Config(mode="without_data", epochs=8, lr=lr, stand_ins=320, split="none"))
     assert attack.supports(field.task, method) is None
-    nothing = field.splits.attacker_view("none")
-    outcome = attack.run(field.victim("weights", method), nothing, lab)
+    outcome = attack.run(field.victim("weights", method), lab)
     before, after = field.model.state_dict(), outcome.surrogate.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
-    assert method.verify(Suspect(outcome.surrogate, method.access, method.key), outcome.rival).detected
+    assert verify(method, outcome.surrogate, outcome.rival).accepted
     terms = {name for row in lab.curves for name in row} - {"curve", "step", "lr"}
     if kind == "SignMark":
         assert terms == {"mark"}
@@ -69,10 +71,13 @@ def test_without_data_needs_a_term_of_the_methods_own(field: Any) -> None:
 def test_victim_labels_replace_the_true_ones(field: Any) -> None:
     seen: list[torch.Tensor] = []
 
-    class Spy(field.SignMark):  # type: ignore[name-defined,misc]
-        def overwrite(self, victim: nn.Module, task: Any, data: Any, lab: Any, schedule: Schedule) -> Mark:
-            seen.append(data.train.labels)
+    class Spying(Rival[RivalConfig]):
+        def overwrite(self, victim: nn.Module, lab: Lab, schedule: Schedule) -> Mark:
+            seen.append(lab.data.train.labels)
             return Mark(victim, {"bits": torch.zeros(64).bool()})
+
+    class Spy(field.SignMark):  # type: ignore[name-defined,misc]
+        rival = Spying
 
     victim = field.victim("weights", Spy(MethodConfig()))
     field.run(Overwrite, victim, mode="victim_labels")
@@ -115,8 +120,8 @@ def test_a_leaked_key_is_denied(field: Any) -> None:
 
 
 def test_a_key_is_leaked_only_where_the_attack_says_so(field: Any) -> None:
-    assert Overwrite(Config(mode="leaked_key")).leaks_key()
-    assert not Overwrite(Config()).leaks_key()
-    assert field.victim("weights").leaked is None
+    method = field.SignMark(MethodConfig())
+    assert Overwrite(Config(mode="leaked_key")).needs(field.task, method).key
+    assert not Overwrite(Config()).needs(field.task, method).key
     with pytest.raises(AssayError, match="none was handed over"):
         field.run(Overwrite, mode="leaked_key", epochs=1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from assay.attacks.permute import Config, Permute, draw_order
 from assay.methods.base import MethodConfig
+from assay.methods.embedding import verify
 from assay.methods.suspect import Suspect
 from assay.methods.uchida import Uchida
 from assay.tasks.errors import UnsupportedModel
@@ -40,13 +41,13 @@ def test_uniform_order_depends_on_the_generator_alone() -> None:
 def test_answers_stay_and_a_positional_mark_goes(field: Any, n_nodes: Any) -> None:
     method = field.SignMark(MethodConfig())
     model, secret = field.marked(method)
-    before = method.verify(Suspect(model, "weights", "signs"), secret)
+    before = verify(method, model, secret)
     outcome = field.run(Permute, field.victim("weights", method, model), n_nodes=n_nodes)
     inputs = field.splits.test.inputs
     change = (predict(outcome.surrogate, inputs) - predict(model, inputs)).norm() / predict(model, inputs).norm()
-    after = method.verify(Suspect(outcome.surrogate, "weights", "signs"), secret)
+    after = verify(method, outcome.surrogate, secret)
     assert change < 1e-5
-    assert before.detected
+    assert before.accepted
     if n_nodes == "all":
         assert after.score < 0.75
     assert outcome.structure == "same"
@@ -55,7 +56,7 @@ def test_answers_stay_and_a_positional_mark_goes(field: Any, n_nodes: Any) -> No
 def test_a_projection_of_weights_is_misread_once_every_channel_has_moved(field: Any) -> None:
     method = Uchida(Uchida.Config.model_validate({**Uchida.laptop, "bits": 32, "threshold": 0.95}))
     model, secret = field.marked(method)
-    assert method.verify(Suspect(model, "weights", method.key), secret).detected
+    assert verify(method, model, secret).accepted
     scores = []
     for seed in range(4):
         moved = field.run(Permute, field.victim("weights", method, model), seed).surrogate

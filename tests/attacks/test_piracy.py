@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from assay.attacks.parts.embedding import Clipped, EmbeddingLab
+from assay.attacks.parts.embedding import Clipped
+from assay.attacks.parts.rivals import rival_of
 from assay.attacks.piracy import Config, Piracy
 from assay.methods.base import MethodConfig
 from assay.methods.clean import Clean
@@ -22,10 +23,10 @@ def test_both_marks_are_watched_epoch_by_epoch(field: Any) -> None:
     method = field.SignMark(MethodConfig())
     model, secret = field.marked(method)
     seen: list[int] = []
-    lab = field.lab("piracy", probe=lambda step, model: seen.append(step))
+    pir5k = field.splits.attacker_view("pir5k")
+    lab = field.lab("piracy", data=pir5k, probe=lambda step, model: seen.append(step))
     attack = Piracy(Config(epochs=6, optimizer="adam", lr=1e-2, post_finetune=2))
-    data = field.splits.attacker_view("pir5k")
-    outcome = attack.run(field.victim("weights", method, model), data, lab)
+    outcome = attack.run(field.victim("weights", method, model), lab)
     curve = [row for row in lab.curves if row["curve"] == "pirate"]
     assert seen == [row["step"] for row in curve] == list(range(1, 9))
     assert curve[-1]["rival"] == method.score(Suspect(outcome.surrogate, "weights", "signs"), outcome.rival)[0]
@@ -75,10 +76,10 @@ def test_schedules(settings: dict[str, Any], optimizer: str, lr: float, momentum
 def test_the_attacker_decides_whether_gradients_are_clipped(field: Any) -> None:
     """The owner's bound does not bind the attacker; `stable` clips whatever the method does."""
     bound = NullEmbedding(NullConfig(grad_clip=1.0))
-    assert Piracy._unclipped(bound).config.grad_clip is None
+    assert rival_of(bound, {}).unbounded().config.grad_clip is None
     assert bound.config.grad_clip == 1.0
     plain = field.SignMark(MethodConfig())
-    assert Piracy._unclipped(plain) is plain
+    assert rival_of(plain, {}).unbounded() is plain
 
     network = field.task.build("clipped")
     part = field.splits.attacker.train.take(slice(0, 8))
@@ -92,7 +93,7 @@ def test_the_attacker_decides_whether_gradients_are_clipped(field: Any) -> None:
 
 def test_only_the_main_run_is_varied(field: Any) -> None:
     wrapped: list[Recipe] = []
-    lab = EmbeddingLab.of(field.lab("piracy"), wrap=lambda recipe: (wrapped.append(recipe), recipe)[1])
+    lab = field.lab("piracy", vary=lambda recipe: (wrapped.append(recipe), recipe)[1])
     data, schedule = field.splits.attacker.train, Schedule(epochs=0)
     lab.fit(field.task.build("a"), data, schedule=schedule, name="detector")
     assert not wrapped

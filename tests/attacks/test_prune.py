@@ -87,7 +87,7 @@ def test_comparison_scopes_reach_beyond_weights(field: Any) -> None:
 
 def test_the_curve_holds_the_share_of_zeros(field: Any) -> None:
     lab = field.lab("prune")
-    Prune(Config(ratio=0.5, scope="layer")).run(field.victim("weights"), field.splits.attacker, lab)
+    Prune(Config(ratio=0.5, scope="layer")).run(field.victim("weights"), lab)
     assert [row["share"] for row in lab.curves] == [0.5] * 4
 
 

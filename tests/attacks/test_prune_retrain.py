@@ -71,7 +71,7 @@ def test_the_curve_opens_with_the_pruned_network(field: Any) -> None:
     lab = field.lab("prune-retrain")
     seen: list[tuple[int, str]] = []
     lab.probe = lambda step, model: seen.append((step, field.digest(model)))
-    PruneRetrain(Config(ratio=0.5, epochs=2)).run(field.victim("weights"), field.splits.attacker, lab)
+    PruneRetrain(Config(ratio=0.5, epochs=2)).run(field.victim("weights"), lab)
     assert [step for step, _ in seen] == [0, 1, 2]
     assert seen[0][1] == field.digest(field.run(Prune, ratio=0.5).surrogate)
     shares = [row["share"] for row in lab.curves if row["curve"] == "sparsity"]

@@ -20,7 +20,7 @@ from assay.attacks.parts.channels import Group, scale
 from assay.attacks.parts.graph import scaling_groups
 from assay.attacks.scale import Config, Scale, way
 from assay.methods.base import MethodConfig
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import verify
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.networks.architectures import ARCHITECTURES, Normalize
 from assay.tasks.networks.residual import ResNet
@@ -201,7 +201,7 @@ def test_signs_survive_and_targets_narrow(field: Any) -> None:
     model, secret = field.marked(method)
     victim = field.victim("weights", method, model)
     outcome = field.run(Scale, victim, law="log-uniform", targets="carrier")
-    assert method.verify(Suspect(outcome.surrogate, "weights", "signs"), secret).detected
+    assert verify(method, outcome.surrogate, secret).accepted
     assert not {"conv1.weight", "fc1.bias", "fc2.weight"} & changed(model, outcome.surrogate)
     with pytest.raises(UnsupportedModel, match="nothing to scale at 'conv9'"):
         field.run(Scale, victim, targets="conv9")

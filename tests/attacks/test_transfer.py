@@ -14,6 +14,7 @@ from assay.attacks.parts.recovery import recovered
 from assay.attacks.transfer import Config, Transfer
 from assay.methods.base import MethodConfig
 from assay.tasks.data.splits import Labelled
+from assay.tasks.lab import Lab
 from assay.tasks.streams import stream
 from assay.tasks.task import Task
 from assay.tasks.training.schedule import Schedule
@@ -34,7 +35,12 @@ def foreign(classes: int, *shape: int) -> tuple[Labelled, Labelled]:
 def transfer(field: Any, others: dict[str, Any] | None = None, **config: Any) -> tuple[Any, Any]:
     lab = field.lab("transfer")
     lab.other = lambda key: (others or {})[key]
-    return Transfer(Config(**config)).run(field.victim("weights"), field.splits.attacker, lab), lab
+    return Transfer(Config(**config)).run(field.victim("weights"), lab), lab
+
+
+def owner(field: Any) -> Lab:
+    lab: Lab = field.lab("transfer", role="owner", data=field.splits.owner)
+    return lab
 
 
 def moved(field: Any, model: nn.Module) -> set[str]:
@@ -43,10 +49,10 @@ def moved(field: Any, model: nn.Module) -> set[str]:
 
 
 def test_without_training_the_original_head_gives_the_victim(field: Any) -> None:
-    outcome, lab = transfer(field, epochs=0, recovery="original_head")
+    outcome, _ = transfer(field, epochs=0, recovery="original_head")
     assert outcome.structure == "changed"
     assert outcome.surrogate.fc2.out_features == 5  # half of the digits
-    model = recovered(outcome.surrogate, field.model, outcome.adapted, field.splits.owner.train, lab)
+    model = recovered(outcome.surrogate, field.model, outcome.adapted, owner(field))
     assert field.digest(model) == field.digest(field.model)
 
 
@@ -55,9 +61,9 @@ def test_without_training_the_original_head_gives_the_victim(field: Any) -> None
 )
 @pytest.mark.parametrize("head", ["reuse", "replace"])
 def test_frozen_layers_stay(field: Any, mode: Any, free: set[str], head: Any) -> None:
-    outcome, lab = transfer(field, epochs=2, mode=mode, head=head, lr=0.05, recovery="original_head")
+    outcome, _ = transfer(field, epochs=2, mode=mode, head=head, lr=0.05, recovery="original_head")
     assert {*outcome.adapted.trained} == free
-    model = recovered(outcome.surrogate, field.model, outcome.adapted, field.splits.owner.train, lab)
+    model = recovered(outcome.surrogate, field.model, outcome.adapted, owner(field))
     changed = {name.split(".")[0] for name in moved(field, model)}
     assert changed == free - {"fc2"}
     assert all(parameter.requires_grad for parameter in outcome.surrogate.parameters())
@@ -98,7 +104,7 @@ def test_the_classes_are_drawn_by_the_attacks_seed(field: Any) -> None:
     tests = []
     for seed in (1, 1, 2):
         lab = field.lab("transfer", seed)
-        outcome = Transfer(Config(epochs=0)).run(field.victim("weights"), field.splits.attacker, lab)
+        outcome = Transfer(Config(epochs=0)).run(field.victim("weights"), lab)
         tests.append(outcome.adapted.test)
     assert torch.equal(tests[0].inputs, tests[1].inputs)
     assert tests[0].inputs.shape != tests[2].inputs.shape or not torch.equal(tests[0].inputs, tests[2].inputs)
@@ -108,7 +114,7 @@ def test_rounds_are_probed_under_the_old_head(field: Any) -> None:
     lab = field.lab("transfer")
     seen: list[tuple[int, int]] = []
     lab.probe = lambda step, model: seen.append((step, predict(model, field.splits.test.inputs[:1]).shape[1]))
-    Transfer(Config(trials=3, lr=1e-4)).run(field.victim("weights"), field.splits.attacker, lab)
+    Transfer(Config(trials=3, lr=1e-4)).run(field.victim("weights"), lab)
     assert seen == [(1, 10), (2, 10), (3, 10)]
     assert {row["curve"] for row in lab.curves} == {"trial-1", "trial-2", "trial-3"}
 
@@ -116,9 +122,9 @@ def test_rounds_are_probed_under_the_old_head(field: Any) -> None:
 @pytest.mark.parametrize("mode", ["added", "all"])
 def test_a_new_head_is_trained_with_the_same_layers_free(field: Any, mode: Any) -> None:
     settings = {"lr": 0.02, "momentum": 0.9, "recovery": "retrain_head", "recovery_epochs": 8}
-    outcome, lab = transfer(field, epochs=1, mode=mode, **settings)
+    outcome, _ = transfer(field, epochs=1, mode=mode, **settings)
     before = field.digest(outcome.surrogate)
-    model = recovered(outcome.surrogate, field.model, outcome.adapted, field.splits.owner.train, lab)
+    model = recovered(outcome.surrogate, field.model, outcome.adapted, owner(field))
     assert field.digest(outcome.surrogate) == before
     assert model.fc2.out_features == 10
     assert evaluate(model, field.splits.test) > 0.6
@@ -162,9 +168,13 @@ def test_a_mode_that_repeats_another_is_known_when_the_sweep_is_planned(field: A
         assert not single or f"{model} has one dense layer, so mode {mode}" in str(said[mode])
 
 
-def test_the_papers_pairs_and_their_stand_ins() -> None:
+def test_the_papers_pairs_and_their_stand_ins(field: Any) -> None:
+    method = field.SignMark(MethodConfig())
+
     def target(dataset: str, **config: Any) -> tuple[str, ...]:
-        return Transfer(Config(**config)).datasets(Task(dataset=dataset, model="lenet5"))
+        needed = Transfer(Config(**config)).needs(Task(dataset=dataset, model="lenet5"), method)
+        assert (needed.twin, needed.data, needed.access) == (True, True, "weights")
+        return needed.datasets
 
     assert target("cifar10") == ("cifar100",)
     assert target("cifar10", stand_in=True) == ("tiny_imagenet_32",)
