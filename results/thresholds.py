@@ -1,4 +1,4 @@
-"""Decision thresholds from unmarked models and never-embedded keys (docs/protocol.md §6); no marked model takes part."""
+"""Decision thresholds from unmarked models and never-embedded keys, never from a marked model (docs/protocol.md §6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging a surrogate that serves another task: its worth there, and how the owner reads its mark (docs/protocol.md §14)."""
+"""Judging a surrogate of another task: its worth there, and how the owner reads its mark (docs/protocol.md §14)."""
 
 from __future__ import annotations
 
