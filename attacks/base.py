@@ -238,7 +238,8 @@ class Attack(ABC, Generic[A]):
         """Attack one victim; never sees a watermark score.
 
         Args:
-            victim: seen through the declared access. Its weights stay as they are: `victim.module()` is a copy.
+            victim: seen through the declared access; `labels(inputs)` are (N,), `logits(inputs)` (N, K). Its weights
+                stay as they are: `victim.module()` is a copy.
             lab: the attacker's. `lab.data` holds its samples, none of them where the split mode says so;
                 `lab.probe(step, model)` lets the evaluator measure an intermediate state, and nothing comes back.
 
@@ -247,4 +248,13 @@ class Attack(ABC, Generic[A]):
 
         Raises:
             UnsupportedModel: the attack meets a network that it cannot attack; the cell is then not applicable.
+            AccessDenied: more is asked than the attack declares; the cell fails.
+
+        Example: halve every weight.
+            >>> def run(self, victim, lab):
+            ...     model = victim.module()
+            ...     with torch.no_grad():
+            ...         for parameter in model.parameters():
+            ...             parameter.mul_(0.5)
+            ...     return Outcome(model)
         """

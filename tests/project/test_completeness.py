@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -15,6 +16,10 @@ from assay.attacks.base import Attack
 from assay.methods.base import Method
 
 ROOT = Path(__file__).parents[2]
+PUBLIC = (
+    "assay.attacks.base", "assay.methods.base", "assay.methods.reading", "assay.results.schema",
+    "assay.tasks.calibration", "assay.tasks.training.recipe",
+)  # fmt: skip
 SEAMS = {
     "assay.methods": {"base", "embedding", "families", "null", "parts", "reading", "rival", "suspect"},
     "assay.attacks": {"base", "parts"},
@@ -83,3 +88,10 @@ def test_readme_shows_the_example_as_it_is():
     text = (ROOT / "README.md").read_text("utf-8")
     for name in ("sign_mark.py", "sign_mark.yaml", "flat_colours.py", "flat_colours.yaml"):
         assert (ROOT / "examples" / name).read_text("utf-8").strip() in text, f"README.md shows an older {name}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_in_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed
