@@ -254,7 +254,8 @@ class Attack(ABC, Generic[A]):
         """Attack one victim. No watermark score is visible here.
 
         Args:
-            victim: seen through the declared access. Its weights stay as they are: `victim.module()` is a copy.
+            victim: seen through the declared access; `labels(inputs)` are (N,), `logits(inputs)` (N, K). Its weights
+                stay as they are: `victim.module()` is a copy.
             lab: the attacker's. `lab.data` holds its samples; split mode `none` leaves it empty.
                 `lab.probe(step, model)` shows an intermediate model to the evaluator and returns nothing.
 
@@ -263,4 +264,13 @@ class Attack(ABC, Generic[A]):
 
         Raises:
             UnsupportedModel: the attack meets a network that it cannot attack; the cell is then not applicable.
+            AccessDenied: more is asked than the attack declares; the cell fails.
+
+        Example: halve every weight.
+            >>> def run(self, victim, lab):
+            ...     model = victim.module()
+            ...     with torch.no_grad():
+            ...         for parameter in model.parameters():
+            ...             parameter.mul_(0.5)
+            ...     return Outcome(model)
         """

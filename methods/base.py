@@ -101,23 +101,48 @@ class Method(ABC, Generic[C]):
         `lab.role` says who draws: the `owner`; an `attacker`, who has neither the owner's data nor its unmarked models;
         a `claimant`, whose key is never embedded.
 
+        Returns:
+            A tree of CPU tensors and plain values. Triggers go by the names `inputs` (images float32 (N, C, H, W) in
+            [0, 1], or as stored: uint8, token ids int64) and `labels` int64 (N,), free bits by `bits` or `message`: the
+            default rival knows these names.
+
         Raises:
             CapacityError: the task has no room for the secret.
+
+        Example: one image of noise for each class.
+            >>> def draw(self, lab):
+            ...     labels = torch.arange(lab.task.classes)
+            ...     inputs = torch.rand(len(labels), *lab.task.shape, generator=lab.stream("secret"))
+            ...     return {"inputs": inputs, "labels": labels}
         """
 
     def recipe(self, lab: Lab, secret: Secret) -> Recipe:
         """Return what embedding varies of training; the default is a plain run.
 
-        `lab.schedule` is the schedule of this run, which is an attacker's own when somebody overwrites.
+        The recipe may complete the secret in place in its `finish`. Tensors of the secret lie on the CPU, models and
+        batches on `lab.device`.
+
+        Args:
+            lab: of the owner, or of an attacker who overwrites; `lab.schedule` is the schedule of this run.
+            secret: what `draw` returned.
+
+        Raises:
+            UnsupportedModel: the network has no place for the mark.
         """
         return Recipe()
 
     @abstractmethod
     def read(self, suspect: Suspect, secret: Secret) -> Reading:
-        """Read the mark: score, chance, p-value and the paper's decision.
+        """Read the mark: score, chance, p-value and the paper's decision. Nothing may change or be drawn.
+
+        Args:
+            suspect: `labels(inputs)` (N,), `logits(inputs)` (N, K) and `weights()` (tensors by name), as far as
+                `access` allows; answers lie on its device. It may have other layers or classes than the owner's model.
+            secret: of the owner, of a rival, or a claimant's.
 
         Raises:
             UnsupportedModel: the suspect lacks the carrier; `embedding.verify` turns that into "not applicable".
+            AccessDenied: more is asked than `access` declares.
         """
 
     # --- what a few methods change ---------------------------------------------------------------------------------
@@ -135,7 +160,13 @@ class Method(ABC, Generic[C]):
         return ()
 
     def score(self, suspect: Suspect, secret: Secret) -> tuple[float, int | None, int | None]:
-        """Return (score, hits, trials) without a p-value, for nulls and searches; override if that is cheaper."""
+        """Return (score, hits, trials) without a p-value, for nulls and searches; override if that is cheaper.
+
+        The score is that of `read`, in [0, 1]; hits and trials are None where it counts nothing.
+
+        Raises:
+            UnsupportedModel: as `read`.
+        """
         reading = self.read(suspect, secret)
         return reading.score, reading.hits, reading.trials
 
@@ -143,12 +174,18 @@ class Method(ABC, Generic[C]):
         """Read never-embedded keys from unmarked models, by `lab.calibration`; no marked model takes part.
 
         Args:
-            lab: its data are some owner's.
+            lab: a claimant's, with the data of an owner; `lab.unmarked` hands out the roles of `lab.calibration`.
             secret: the owner's, where the scheme does not share its null; else None.
         """
         keys = [self.draw(lab.for_key(index)) for index in range(lab.calibration.keys)]
         return read_null(self, keys, {role: lab.unmarked(role) for role in lab.calibration.roles}, lab.meter)
 
     def served(self, model: nn.Module, secret: Secret) -> nn.Module:
-        """Return the network that outsiders query, which may change answers; the default is the model itself."""
+        """Return the network that outsiders query, which may change answers; the default is the model itself.
+
+        Args:
+            model: the released network, eval mode; shared, so it must not be changed. A wrapper takes the same inputs
+                (N, ...) and returns logits (N, K).
+            secret: the owner's.
+        """
         return model

@@ -16,7 +16,7 @@ class Reading:
         paper_threshold: the paper's threshold on `score`.
         p_value: probability, under "not marked", of a reading at least as strong; in (0, 1].
         accepted: whether the paper's own rule accepts the claim.
-        test: the statistical test behind `p_value`, one of T1 to T8 in docs/protocol.md.
+        test: the statistical test behind `p_value`, one of T1 to T8 in docs/protocol.md §4.
         hits: matched keys or bits, where the score counts something.
         trials: of how many.
         applicable: False if the suspect cannot carry the mark at all (layer missing, other classes); then score is 0.

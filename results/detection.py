@@ -1,4 +1,4 @@
-"""Detection attacks over models: are marked ones told from unmarked ones? (protocol 2.3)"""
+"""Detection attacks over models: are marked ones told from unmarked ones? (docs/protocol.md §16)"""
 
 from __future__ import annotations
 

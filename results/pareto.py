@@ -1,7 +1,8 @@
-"""What an attacker can choose between (protocol 2.8): accuracy against watermark score, cheapest removal, pay-offs.
+"""What an attacker can choose between: accuracy against watermark score, cheapest removal, pay-offs.
 
 A point is an attack configuration on one method and task, averaged over victim seeds; the attacker wants high accuracy
 and a low score. Scores of different methods compare in SoK's normalisation (threshold at 0.5, full match at 1).
+docs/protocol.md §16 defines the figures.
 """
 
 from __future__ import annotations

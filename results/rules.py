@@ -1,4 +1,4 @@
-"""The protocol's rules on one reading (2.2 and 2.3): verified or not, outcome class, success, normalised scores."""
+"""The rules on one reading (docs/protocol.md §6 and §7): verified or not, outcome class, success, normalised scores."""
 
 from __future__ import annotations
 

@@ -205,7 +205,13 @@ DERIVED_COLUMNS: Final = tuple(column.name for column in COLUMNS if column.part 
 
 
 def empty_row() -> dict[str, Any]:
-    """Return a row of which nothing is known: `metrics` is empty, all else is None."""
+    """Return a row of which nothing is known: `metrics` is empty, all else is None.
+
+    Example:
+        >>> row = empty_row()
+        >>> row["metrics"], row["outcome"], len(row) == len(COLUMNS)
+        ({}, None, True)
+    """
     return {**dict.fromkeys(ROW.names), "metrics": {}}
 
 

@@ -1,4 +1,4 @@
-"""Uncertainty of what the tables print (protocol 2.6); scipy does the arithmetic."""
+"""Uncertainty of what the tables print (docs/protocol.md §15); scipy does the arithmetic."""
 
 from __future__ import annotations
 

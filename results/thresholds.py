@@ -1,4 +1,4 @@
-"""Decision thresholds from unmarked models and never-embedded keys (protocol 2.2). The marked model takes no part."""
+"""Decision thresholds from unmarked models and never-embedded keys, never from a marked model (docs/protocol.md §6)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_SPREAD: Final = 1e-8
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The decision rules of the protocol, as thresholds on the score.
+    """The decision rules of docs/protocol.md §6, as thresholds on the score.
 
     Attributes:
         paper: the method's own paper.
@@ -68,9 +68,9 @@ def strict_triggers(hits: Sequence[int], trials: int, chance: float, alpha: floa
     """Return the strict threshold of trigger sets: a beta-binomial fitted by moments, never below the plain binomial.
 
     Unmarked models agree with each other on triggers, so hits spread wider than a binomial with the chance rate.
-    Where nearly all keys match nothing and a few match much (a model answers all triggers of a family alike), how much
-    says little of the next model: the fit's tail is then flat up to a full match, and no null key reaches the
-    threshold.
+    If almost all keys match nothing and a few match many triggers (a model answers all triggers of a family alike), the
+    match counts say little about the next model. A heavier-tailed fit is used then, and the threshold always lies above
+    every null key.
     """
     values = np.asarray(hits, dtype=float)
     rate, variance = float(values.mean()) / trials, float(values.var())

@@ -1,4 +1,7 @@
-"""What a null is read from: how many unmarked models, which of them attacked, and how many never-embedded keys."""
+"""What a null is read from: how many unmarked models, which of them attacked, and how many never-embedded keys.
+
+docs/protocol.md §5 says what nulls are for.
+"""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Lab:
         """Train with the one loop (`trainer.fit`), counted, resumable and recorded as curves under `name`.
 
         Args:
-            model: trained in place of a copy; moved to the lab's device.
+            model: trained itself, not a copy of it; moved to the lab's device.
             data: samples (N, ...) with labels (N,), resident on the device.
             recipe: what is varied of training; None: plain cross-entropy.
             schedule: epochs, rates, batch size; None: the lab's.
@@ -145,7 +145,13 @@ class Lab:
         return f"{words}.safetensors"
 
     def curve(self, name: str, step: int, **values: float) -> None:
-        """Record one point of a curve."""
+        """Record one point of a curve.
+
+        Args:
+            name: of the curve, as `forge`; `train` is the main run's.
+            step: an epoch or another count; (name, step) must be new.
+            values: figures by name; numbers, not tensors.
+        """
         self.curves.append({"curve": name, "step": step, **values})
 
 

@@ -248,7 +248,7 @@ class CoupledMethod(Method[W]):
         rank = int((counts[allowed] >= counts[target]).sum())
         plain = self._ask(suspect, secret["source_inputs"], secret)
         metrics = {
-            "p_exact": max(rank, 1) / len(allowed),  # T7; a forger's target may be a source class, then nobody ranks
+            "p_exact": max(rank, 1) / len(allowed),  # T7; a forger's target may be a source class, which has no rank
             "p_control": fisher_control(hits, asked, controls, len(secret["control_inputs"])),
             "control_score": controls / max(len(secret["control_inputs"]), 1),
             "largest_share": int(counts.max()) / asked,  # of any one class: what an unmarked model is like

@@ -1,4 +1,4 @@
-"""T6, the key re-draw test: does the owner's key read more from a suspect than fresh keys of the same law do?"""
+"""T6, the key re-draw test (docs/protocol.md §4): does the owner's key score higher than fresh keys of the same law?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistical tests of verification (T1 to T6 of docs/protocol.md), each exact where it can be."""
+"""The statistical tests of verification (docs/protocol.md §4: T1, T3, T4, T5), each exact where it can be."""
 
 from __future__ import annotations
 

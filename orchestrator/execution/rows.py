@@ -181,10 +181,10 @@ def _passes(costs: Mapping[str, Any]) -> float:
 
 
 def _other_checkpoints(curves: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Figures at two other choices of a checkpoint than the attacker's own (protocol 2.4), from the attack's curve.
+    """Return figures at two other choices of a checkpoint than the attacker's own (docs/protocol.md §10).
 
     `last`: the last state shown. `test_best`: the earliest of the highest test accuracy, as the papers very likely
-    chose; only to compare with them.
+    chose; only to compare with them. Both come from the curve of the attack.
     """
     shown = [point for point in curves if point["curve"] == "attack" and "main" in point]
     points = sorted(shown, key=lambda point: point["step"])

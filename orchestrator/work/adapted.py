@@ -1,4 +1,4 @@
-"""Judging a surrogate that serves another task: its worth there, and the owner's way back to its mark."""
+"""Judging a surrogate of another task: its worth there, and how the owner reads its mark (docs/protocol.md §14)."""
 
 from __future__ import annotations
 

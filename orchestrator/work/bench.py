@@ -121,7 +121,7 @@ class Bench:
     def other(self, key: str) -> tuple[Labelled, Labelled]:
         """Training and test part of a further data set that the stage declares, complete, on the device.
 
-        Of the task's own data set what nobody holds: the training images that the task leaves alone, and no test set.
+        For the task's own data set, return only training images outside `task.samples`, and an empty test set.
         """
         declared = self.identity.get("other", {})
         if key not in declared:

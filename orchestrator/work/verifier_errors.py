@@ -1,4 +1,7 @@
-"""Errors of a verifier: never-embedded evidence that verifies, and marks of one owner read from another's model."""
+"""Errors of a verifier: never-embedded evidence that verifies, and marks of one owner read from another's model.
+
+Their figures are those of docs/protocol.md §12.
+"""
 
 from __future__ import annotations
 

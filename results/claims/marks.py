@@ -51,7 +51,7 @@ class _Chosen:
 
 
 class Marked(_Chosen):
-    """Victims marked by one method under one setting (A0), before any attack."""
+    """Victims marked by one method under one setting, before any attack; printed as A0."""
 
     def __or__(self, other: Marked) -> Marked:
         """Return these, or the others where the sweep has none of these."""

@@ -112,7 +112,7 @@ def classes_of(data: Labelled, classes: Sequence[int]) -> Labelled:
 
 
 def held_out(data: Labelled, generator: torch.Generator) -> tuple[Labelled, Labelled]:
-    """Split off a validation part, stratified by class, as large as the protocol (2.1) says; return (training, it)."""
+    """Split off a validation part, stratified by class, of the size in docs/protocol.md §1; return (training, it)."""
     share = validation_size(len(data)) / max(len(data), 1)
     chosen, rest = (index.to(data.labels.device) for index in stratified(data.labels, share, generator, data.groups))
     return data.take(rest), data.take(chosen)

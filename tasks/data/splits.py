@@ -1,4 +1,4 @@
-"""Data as tensors on the device, and who holds which part of it (`spec: protocol, data splits`)."""
+"""Data as tensors on the device, and who holds which part of it (docs/protocol.md §1)."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class Splits:
 
 
 def validation_size(total: int, floor: int = 200) -> int:
-    """Return 10 % of `total`, raised to `floor` samples but never above 25 % (protocol 2.1)."""
+    """Return 10 % of `total`, raised to `floor` samples but never above 25 % (docs/protocol.md §1)."""
     return min(max(total // 10, floor), total // 4)
 
 
@@ -220,7 +220,9 @@ def lacks(mode: SplitMode, share: float) -> str | None:
 def split(
     train: Labelled, test: Labelled, seed: int, vocabulary: int = 0, attacker_share: float = ATTACKER_SHARE
 ) -> Splits:
-    """Split a training set for one victim seed: 80 % owner, 20 % attacker, stratified by class (protocol 2.1).
+    """Split a training set for one victim seed: 80 % owner, 20 % attacker, stratified by class.
+
+    docs/protocol.md §1 has the sizes.
 
     Each party's held-out part comes out of its own share: 10 %, raised to 200 samples (owner: 500), at most 25 %.
     Samples of one group stay together; shares then count groups.

@@ -95,11 +95,25 @@ class Recipe:
         """Refresh triggers, masks, temperatures or targets; `epoch` counts from 0."""
 
     def mix(self, batch: Batch, step: int) -> Batch:
-        """Add or replace samples; `step` counts from 0 within the epoch. The clean order stays as drawn."""
+        """Add or replace samples; `step` counts from 0 within the epoch. The clean order stays as drawn.
+
+        Args:
+            batch: on the device of the model, augmented; its clean samples must stay first and in order.
+            step: of the epoch.
+        """
         return batch
 
     def loss(self, model: nn.Module, batch: Batch) -> Terms:
-        """Return named scalar terms; their sum is minimised and each becomes a curve."""
+        """Return named scalar terms; their sum is minimised and each becomes a curve.
+
+        Args:
+            model: in training mode; `model(batch.inputs)` are logits (B, K).
+            batch: what `mix` returned.
+
+        Example: a term of its own beside the task's.
+            >>> def loss(self, model, batch):
+            ...     return {**super().loss(model, batch), "mark": model.head.weight.square().mean()}
+        """
         return {"task": F.cross_entropy(model(batch.inputs), batch.labels)}
 
     def on_gradients(self, model: nn.Module) -> None:
@@ -109,7 +123,7 @@ class Recipe:
         """Update auxiliary networks or restore masked weights after the optimiser step."""
 
     def step(self, state: State, batch: Batch) -> Terms:
-        """Run one whole step; override only when no part above fits."""
+        """Run one whole step; override only when no part above fits. Returns the terms detached, on the device."""
         with state.autocast():
             terms = self.loss(state.model, batch)
         done = state.descend(terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -15,9 +16,13 @@ from assay.attacks.base import Attack
 from assay.methods.base import Method
 
 ROOT = Path(__file__).parents[2]
+PUBLIC = (
+    "assay.attacks.base", "assay.methods.base", "assay.methods.reading", "assay.results.schema",
+    "assay.tasks.calibration", "assay.tasks.training.recipe",
+)  # fmt: skip
 SEAMS = {
-    "assay.methods": {"base", "families", "parts", "suspect", "verdict"},
-    "assay.attacks": {"base", "parts", "protocol"},
+    "assay.methods": {"base", "embedding", "families", "null", "parts", "reading", "rival", "suspect"},
+    "assay.attacks": {"base", "parts"},
 }
 PACKAGES = [(methods, Method, methods.METHODS), (attacks, Attack, attacks.ATTACKS)]
 
@@ -41,10 +46,34 @@ def test_readme_lists_what_is_registered(package, base, registered):
     assert re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE) == sorted(registered)
 
 
-def test_readme_links_to_files_that_exist():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / name).read_text("utf-8")):
-            assert (ROOT / target).exists(), f"{name}: {target}"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_link_to_files_and_headings_that_exist(document):
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", document.read_text("utf-8"))
+    assert links or document.name == "CHANGELOG.md"
+    for target, heading in links:
+        place = document.parent / target if target else document
+        assert place.exists(), f"{document.name}: {target}"
+        assert not heading or heading in _anchors(place), f"{document.name}: {target}#{heading}"
+
+
+def _anchors(document: Path) -> set[str]:
+    """Return the anchors that forges make of a document's headings."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_code_refers_to_sections_of_the_protocol_that_exist():
+    sections = set(re.findall(r"^## (\d+) ", (ROOT / "docs" / "protocol.md").read_text("utf-8"), re.MULTILINE))
+    named = set()
+    for folder in ("attacks", "methods", "orchestrator", "results", "tasks"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for group in re.findall(r"docs/protocol\.md((?:[ ,]|and|§\d+)*)", file.read_text("utf-8")):
+                named |= set(re.findall(r"§(\d+)", group))
+    assert named
+    assert named <= sections
 
 
 def test_every_folder_of_code_is_a_package():
@@ -57,5 +86,12 @@ def test_every_folder_of_code_is_a_package():
 
 def test_readme_shows_the_example_as_it_is():
     text = (ROOT / "README.md").read_text("utf-8")
-    for name in ("sign_mark.py", "sign_mark.yaml"):
+    for name in ("sign_mark.py", "sign_mark.yaml", "flat_colours.py", "flat_colours.yaml"):
         assert (ROOT / "examples" / name).read_text("utf-8").strip() in text, f"README.md shows an older {name}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_in_docstrings_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed
