@@ -3,9 +3,9 @@
 Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural Networks", 2019,
     https://arxiv.org/abs/1910.01226
 Access: weights, the method and its settings without any key, and 5,000 of the owner's training images.
-Differs from the paper: it tries one optimiser per scheme, the owner's at its last rate. Here the attacker may also
-    use plain SGD, Adam, or Adam with clipped gradients, because part of the published loss of accuracy is due to the
-    optimiser. A tenth of the images is held out. Use several attack seeds for several pirate keys.
+Differs from the paper: the paper tries one optimiser per scheme, the owner's at its last rate. Here the attacker may
+    also use plain SGD, Adam, or Adam with clipped gradients, because part of the published loss of accuracy is due to
+    the optimiser. A tenth of the images is held out. Use several attack seeds for several pirate keys.
 """
 
 from __future__ import annotations

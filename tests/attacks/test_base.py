@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
+from attack_range import Range, SignMark
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -241,7 +242,7 @@ def test_undeclared_needs_are_the_least() -> None:
 
 
 @pytest.mark.parametrize("key", ["distill", "extract", "fine-tune", "overwrite", "piracy", "prune-retrain", "transfer"])
-def test_every_epoch_leaves_one_point_of_history(field: Any, key: str) -> None:
+def test_every_epoch_leaves_one_point_of_history(field: Range, key: str) -> None:
     attack = laptop(ATTACKS[key], epochs=3)
     lab = field.lab(key, data=field.splits.attacker_view(attack.config.split))
     outcome = attack.run(field.victim(attack.access), lab).checked(attack.kind)
@@ -256,6 +257,6 @@ def test_every_epoch_leaves_one_point_of_history(field: Any, key: str) -> None:
     assert not outcome.surrogate.training
 
 
-def test_a_method_is_shown_without_any_key(field: Any) -> None:
-    method: Method[Any] = field.SignMark(field.SignMark.Config())
+def test_a_method_is_shown_without_any_key(field: Range) -> None:
+    method: Method[Any] = SignMark(SignMark.Config())
     assert vars(field.victim("weights", method).method) == {"config": method.config}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attack_range import Range
 
 from assay.attacks.distill import Distill
 from assay.attacks.extract import Extract
@@ -27,7 +28,7 @@ CLOSE = 1.3
     ],
 )
 def test_work_is_what_samples_and_epochs_say(
-    field: Any, attack: Any, config: dict[str, Any], epochs: int, passes: float
+    field: Range, attack: Any, config: dict[str, Any], epochs: int, passes: float
 ) -> None:
     lab, victim = field.lab(attack.key), field.victim(attack.access)
     attack(attack.Config(**config)).run(victim, lab)
@@ -38,7 +39,7 @@ def test_work_is_what_samples_and_epochs_say(
 
 
 @pytest.mark.parametrize("source", ["in_dist", "noise"])
-def test_extraction_costs_its_queries_beside_training(field: Any, source: Any) -> None:
+def test_extraction_costs_its_queries_beside_training(field: Range, source: Any) -> None:
     lab, victim = field.lab("extract"), field.victim("labels")
     Extract(Extract.Config(source=source, budget=0.25)).run(victim, lab)
     owner, epochs = len(field.splits.owner.train), field.task.schedule.epochs

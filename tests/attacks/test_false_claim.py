@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from attack_range import Range, SignMark, TriggerMark
 
 from assay.attacks.false_claim import FalseClaim
 from assay.methods import METHODS
@@ -17,7 +18,7 @@ from assay.tasks.task import resolve_task
 from assay.tasks.training.trainer import predict
 
 
-def test_keys_never_repeat_and_depend_on_the_seed_alone(field: Any) -> None:
+def test_keys_never_repeat_and_depend_on_the_seed_alone(field: Range) -> None:
     def claims(seed: int) -> list[bytes]:
         victim = field.victim("nothing")
         outcome = field.run(FalseClaim, victim, seed=seed, claims=120, accused=1, surrogate_epochs=0)
@@ -30,7 +31,7 @@ def test_keys_never_repeat_and_depend_on_the_seed_alone(field: Any) -> None:
     assert not set(claims(8)) & set(first)
 
 
-def test_unmarked_models_and_their_heirs_are_accused(field: Any) -> None:
+def test_unmarked_models_and_their_heirs_are_accused(field: Range) -> None:
     outcome = field.run(FalseClaim, field.victim("nothing"), claims=1, accused=2, surrogate_epochs=2)
     suspects = outcome.checked("verification").claims.suspects
     assert list(suspects) == ["unmarked-0", "unmarked-1", "surrogate-0", "surrogate-1"]
@@ -42,7 +43,7 @@ def test_unmarked_models_and_their_heirs_are_accused(field: Any) -> None:
     assert right > 0.5, "processing keeps the model of use"
 
 
-def test_an_adaptive_accuser_forges_on_its_own_models_alone(field: Any) -> None:
+def test_an_adaptive_accuser_forges_on_its_own_models_alone(field: Range) -> None:
     seen = []
 
     class Watching(Rival[RivalConfig]):
@@ -52,7 +53,7 @@ def test_an_adaptive_accuser_forges_on_its_own_models_alone(field: Any) -> None:
             seen.append(labels)
             return {"inputs": field.splits.test.inputs[:20], "labels": labels}
 
-    class Watched(field.TriggerMark):  # type: ignore[name-defined,misc]
+    class Watched(TriggerMark):
         rival = Watching
 
     victim = field.victim("nothing", Watched(MethodConfig()))
@@ -82,13 +83,13 @@ def test_whom_the_scheme_asks_for_a_key_is_not_accused() -> None:
 
 
 @pytest.mark.parametrize("split", ["none"])
-def test_without_data_the_cell_says_why(field: Any, split: Any) -> None:
+def test_without_data_the_cell_says_why(field: Range, split: Any) -> None:
     attack = FalseClaim(FalseClaim.Config(split=split))
-    assert "data" in str(attack.supports(field.task, field.SignMark(MethodConfig())))
+    assert "data" in str(attack.supports(field.task, SignMark(MethodConfig())))
 
 
-def test_a_scheme_whose_keys_need_training_is_left_to_the_adaptive_mode(field: Any) -> None:
-    class Trained(field.SignMark):  # type: ignore[name-defined,misc]
+def test_a_scheme_whose_keys_need_training_is_left_to_the_adaptive_mode(field: Range) -> None:
+    class Trained(SignMark):
         shares_null = False
 
     method = Trained(MethodConfig())

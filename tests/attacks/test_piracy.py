@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range, SignMark
 
 from assay.attacks.parts.embedding import Clipped
 from assay.attacks.parts.rivals import rival_of
@@ -19,8 +20,8 @@ from assay.tasks.training.recipe import Batch, Recipe
 from assay.tasks.training.schedule import Schedule
 
 
-def test_both_marks_are_watched_epoch_by_epoch(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_both_marks_are_watched_epoch_by_epoch(field: Range) -> None:
+    method = SignMark(MethodConfig())
     model, secret = field.marked(method)
     seen: list[int] = []
     pir5k = field.splits.attacker_view("pir5k")
@@ -36,7 +37,7 @@ def test_both_marks_are_watched_epoch_by_epoch(field: Any) -> None:
     assert 0.3 < distance < 0.7  # a key of its own
 
 
-def test_a_pirate_who_steals_nothing_trains_from_scratch(field: Any) -> None:
+def test_a_pirate_who_steals_nothing_trains_from_scratch(field: Range) -> None:
     stolen, own, other = (
         field.run(Piracy, epochs=0, seed=seed, start=start).surrogate
         for seed, start in ((1, "victim"), (1, "scratch"), (2, "scratch"))
@@ -45,12 +46,12 @@ def test_a_pirate_who_steals_nothing_trains_from_scratch(field: Any) -> None:
     assert len({field.digest(model) for model in (stolen, own, other)}) == 3
 
 
-def test_another_attack_seed_is_another_pirate(field: Any) -> None:
+def test_another_attack_seed_is_another_pirate(field: Range) -> None:
     keys = [field.run(Piracy, epochs=0, seed=seed).rival["bits"].tolist() for seed in (1, 1, 2)]
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_the_default_data_are_the_owners(field: Any) -> None:
+def test_the_default_data_are_the_owners(field: Range) -> None:
     assert Config().split == "pir5k"
     assert field.splits.attacker_view(Config().split).overlaps_owner
 
@@ -73,12 +74,12 @@ def test_schedules(settings: dict[str, Any], optimizer: str, lr: float, momentum
     assert found.lr_at(9) == found.lr
 
 
-def test_the_attacker_decides_whether_gradients_are_clipped(field: Any) -> None:
+def test_the_attacker_decides_whether_gradients_are_clipped(field: Range) -> None:
     """The owner's bound does not bind the attacker; `stable` clips whatever the method does."""
     bound = NullEmbedding(NullConfig(grad_clip=1.0))
     assert rival_of(bound, {}).unbounded().config.grad_clip is None
     assert bound.config.grad_clip == 1.0
-    plain = field.SignMark(MethodConfig())
+    plain = SignMark(MethodConfig())
     assert rival_of(plain, {}).unbounded() is plain
 
     network = field.task.build("clipped")
@@ -91,7 +92,7 @@ def test_the_attacker_decides_whether_gradients_are_clipped(field: Any) -> None:
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_only_the_main_run_is_varied(field: Any) -> None:
+def test_only_the_main_run_is_varied(field: Range) -> None:
     wrapped: list[Recipe] = []
     lab = field.lab("piracy", vary=lambda recipe: (wrapped.append(recipe), recipe)[1])
     data, schedule = field.splits.attacker.train, Schedule(epochs=0)
@@ -101,13 +102,13 @@ def test_only_the_main_run_is_varied(field: Any) -> None:
     assert len(wrapped) == 1
 
 
-def test_divergence_leaves_what_was_stolen(field: Any) -> None:
+def test_divergence_leaves_what_was_stolen(field: Range) -> None:
     outcome = field.run(Piracy, epochs=3, lr=1e30)
     assert field.digest(outcome.surrogate) == field.digest(field.model)
     assert outcome.rival is None
     assert "no pirate mark" in outcome.notes[0]
 
 
-def test_pairs_that_make_no_sense_are_refused(field: Any) -> None:
+def test_pairs_that_make_no_sense_are_refused(field: Range) -> None:
     assert "embeds nothing" in str(Piracy(Config()).supports(field.task, Clean(MethodConfig())))
-    assert "no data" in str(Piracy(Config(split="none")).supports(field.task, field.SignMark(MethodConfig())))
+    assert "no data" in str(Piracy(Config(split="none")).supports(field.task, SignMark(MethodConfig())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attack_range import Range, SignMark
 from pydantic import Field
 
 from assay.attacks import ATTACKS
@@ -27,8 +28,8 @@ class Searching(Rival[Settings]):
 
 
 @pytest.fixture
-def method(field: Any) -> Any:
-    class Searched(field.SignMark):  # type: ignore[name-defined,misc]
+def method(field: Range) -> Any:
+    class Searched(SignMark):
         rival = Searching
 
     return Searched(MethodConfig())
@@ -65,14 +66,14 @@ def test_a_reason_is_one_line_however_many_settings_are_wrong(method: Any) -> No
     assert "'rounds'" in reason
 
 
-def test_a_method_without_settings_of_a_rival_says_that_none_are_allowed(field: Any) -> None:
-    assert type(rival_of(field.SignMark(MethodConfig()), {})) is Rival
-    reason = no_rival(field.SignMark(MethodConfig()), {"budget": 1.0})
+def test_a_method_without_settings_of_a_rival_says_that_none_are_allowed(field: Range) -> None:
+    assert type(rival_of(SignMark(MethodConfig()), {})) is Rival
+    reason = no_rival(SignMark(MethodConfig()), {"budget": 1.0})
     assert reason == "rival of signs: unknown field 'budget' (allowed: none)"
 
 
 @pytest.mark.parametrize("key", RIVALROUS)
-def test_an_attack_with_a_rival_does_not_apply_where_a_setting_is_unknown(field: Any, method: Any, key: str) -> None:
+def test_an_attack_with_a_rival_does_not_apply_where_a_setting_is_unknown(field: Range, method: Any, key: str) -> None:
     def said(**rival: Any) -> str | None:
         cls = ATTACKS[key]
         return cls(cls.Config(rival=rival)).supports(field.task, method)
