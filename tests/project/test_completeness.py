@@ -6,7 +6,10 @@ import importlib
 import inspect
 import pkgutil
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,14 +19,16 @@ from assay.methods.base import Method
 
 ROOT = Path(__file__).parents[2]
 SEAMS = {
-    "assay.methods": {"base", "families", "parts", "suspect", "verdict"},
-    "assay.attacks": {"base", "parts", "protocol"},
+    "assay.methods": {"base", "embedding", "families", "null", "parts", "reading", "rival", "suspect"},
+    "assay.attacks": {"base", "parts"},
 }
 PACKAGES = [(methods, Method, methods.METHODS), (attacks, Attack, attacks.ATTACKS)]
 
 
 @pytest.mark.parametrize(("package", "base", "registered"), PACKAGES, ids=["methods", "attacks"])
-def test_every_module_is_registered_under_its_name(package, base, registered):
+def test_every_module_is_registered_under_its_name(
+    package: ModuleType, base: type[Any], registered: Mapping[str, type[Any]]
+) -> None:
     names = {info.name for info in pkgutil.iter_modules(package.__path__)} - SEAMS[package.__name__]
     assert {cls.__module__ for cls in registered.values()} == {f"{package.__name__}.{name}" for name in names}
     for name in names:
@@ -34,20 +39,22 @@ def test_every_module_is_registered_under_its_name(package, base, registered):
 
 
 @pytest.mark.parametrize(("package", "base", "registered"), PACKAGES, ids=["methods", "attacks"])
-def test_readme_lists_what_is_registered(package, base, registered):
+def test_readme_lists_what_is_registered(
+    package: ModuleType, base: type[Any], registered: Mapping[str, type[Any]]
+) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     name = package.__name__.rpartition(".")[2]
     table = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     assert re.findall(r"^\| `([a-z0-9-]+)` \|", table, re.MULTILINE) == sorted(registered)
 
 
-def test_readme_links_to_files_that_exist():
+def test_readme_links_to_files_that_exist() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", (ROOT / name).read_text("utf-8")):
             assert (ROOT / target).exists(), f"{name}: {target}"
 
 
-def test_every_folder_of_code_is_a_package():
+def test_every_folder_of_code_is_a_package() -> None:
     """A folder without `__init__.py` would be left out of the wheel."""
     tops = [link.resolve() for link in (ROOT / "src" / "assay").iterdir() if link.is_symlink()]
     assert {top.parent for top in tops} == {ROOT}
@@ -55,7 +62,7 @@ def test_every_folder_of_code_is_a_package():
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-def test_readme_shows_the_example_as_it_is():
+def test_readme_shows_the_example_as_it_is() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     for name in ("sign_mark.py", "sign_mark.yaml"):
         assert (ROOT / "examples" / name).read_text("utf-8").strip() in text, f"README.md shows an older {name}"
