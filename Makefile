@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test mutants format clean
+.PHONY: quickstart test golden mutants format clean
 
 quickstart: .venv/installed
 	$(BIN)/assay run quickstart -o runs/quickstart
@@ -22,6 +22,10 @@ test: .venv/installed-test
 MUTANTS ?= --sample 20
 mutants: .venv/installed-test
 	$(BIN)/python benchmarks/mutants.py $(MUTANTS)
+
+# Measures the golden figures anew, shows what moved and keeps it.
+golden: .venv/installed-test
+	$(BIN)/python tests/golden/golden.py
 
 format: .venv/installed-test
 	$(BIN)/ruff format .

@@ -51,6 +51,13 @@ PROCESSES: Final = 2  # at most: the tests use memory, and each has one thread
 PATIENCE: Final = 5.0  # a mutant that takes so many times as long as the sound module hangs
 LEAST_S: Final = 60.0
 
+# The first failure is enough: Hypothesis would spend minutes on finding a smaller one.
+_PLUGIN: Final = """
+from hypothesis import Phase, settings
+settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], database=None, deadline=None)
+settings.load_profile("mutants")
+"""
+
 _COMPARED: Final[dict[type[ast.cmpop], tuple[str, tuple[str, ...]]]] = {  # token -> what replaces it
     ast.Lt: ("<", ("<=", ">=")),
     ast.LtE: ("<=", ("<", ">")),
@@ -298,14 +305,15 @@ Verdict = Literal["caught", "hung", "survived"]
 
 
 def run_tests(tree: Path, tests: Sequence[str], limit_s: float) -> Verdict:
-    """Run tests in a copy until the first one fails.
+    """Run tests in a copy, beside which the plugin lies, until the first one fails.
 
     Raises:
         Unusable: pytest did not run any test, for a reason that is not the module's.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
-    command += ["--hypothesis-seed=0", "-p", "no:randomly", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    command += ["-p", "assay_mutants_plugin", "--hypothesis-seed=0", *tests]
+    path = os.pathsep.join([str(tree / "src"), str(tree.parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
     process = subprocess.Popen(
         command,
@@ -414,6 +422,7 @@ def main() -> int:
         try:
             planted = plan(arguments.module, arguments.sample, arguments.seed)
             trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+            (Path(folder) / "assay_mutants_plugin.py").write_text(_PLUGIN, "utf-8")
             for number in range(arguments.processes):
                 copy_tree(ROOT, Path(folder) / str(number))
                 trees.put(Path(folder) / str(number))

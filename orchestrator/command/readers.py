@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assay.orchestrator.command.console import emit, say, say_json
 from assay.tasks.errors import BadInput
+
+if TYPE_CHECKING:
+    from assay.results.decisions import Rules
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -39,19 +41,12 @@ def log(arguments: argparse.Namespace) -> int:
 
 def table(arguments: argparse.Namespace) -> int:
     """Print a table of one or several sweeps."""
-    from assay.results.detection import detections
-    from assay.results.embedding import embedding
-    from assay.results.pareto import robustness
+    from assay.results import union
+    from assay.results.named import named_table
     from assay.results.render import render
-    from assay.results.tables import matrix, published
 
-    own = {None: matrix, "embedding": embedding, "robustness": robustness, "detection": detections}
-    paper, slash, number = (arguments.table or "").partition("/")
-    if arguments.table not in own and not slash:
-        raise BadInput(f"--table {arguments.table}: expected PAPER/NUMBER, embedding, robustness or detection")
-    rows = _rows(arguments)
-    made = own[arguments.table](rows) if arguments.table in own else published(rows, paper, number)
-    emit(render(made, arguments.format))
+    rules = _rules(arguments)
+    emit(render(named_table(union.read(arguments.out, rules), arguments.table, rules), arguments.format))
     return 0
 
 
@@ -59,8 +54,7 @@ def claims(arguments: argparse.Namespace) -> int:
     """Print the verdict on each published claim."""
     from assay.results.claims import CLAIMS, Cells, findings
 
-    cells = Cells.read(arguments.out) if _rules(arguments) is None else _redecided(arguments)
-    found = findings(cells, CLAIMS)
+    found = findings(Cells.read(arguments.out, _rules(arguments)), CLAIMS)
     if arguments.json:
         say_json([finding.as_dict() for finding in found])
     else:
@@ -70,31 +64,12 @@ def claims(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _rules(arguments: argparse.Namespace) -> Any:
-    """Return the rules that the options ask for; None: those that the rows were decided by."""
+def _rules(arguments: argparse.Namespace) -> Rules:
+    """Return the rules that the options ask for; what is not given is the default."""
+    from assay.results.decisions import Rules
+
     names = ("alpha", "largest_loss")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return importlib.import_module("assay.results.decisions").Rules(**given) if given else None
-
-
-def _rows(arguments: argparse.Namespace) -> Any:
-    """Return the rows of all folders, one for each cell."""
-    try:
-        union = importlib.import_module("assay.results.union")
-    except ModuleNotFoundError:
-        if len(arguments.out) > 1:
-            raise BadInput("this assay reads one folder at a time") from None
-        return importlib.import_module("assay.results.parquet").read_rows(arguments.out[0])
-    return union.read(arguments.out, _rules(arguments))
-
-
-def _redecided(arguments: argparse.Namespace) -> Any:
-    """Return the cells of all folders, decided by other rules."""
-    from assay.results.claims import Cells
-    from assay.results.schema import ROW
-
-    merging, union = (importlib.import_module(f"assay.results.{name}") for name in ("merging", "union"))
-    return Cells(merging.records(_rows(arguments), ROW.names), union.curves(arguments.out))
+    return Rules(**{name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None})
 
 
 def mlflow(arguments: argparse.Namespace) -> int:

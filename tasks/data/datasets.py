@@ -94,6 +94,9 @@ BUILT_IN = (
     # Every second class of Tiny ImageNet at half its size: of CIFAR-100's shape.
     DatasetInfo("tiny_imagenet_32", (3, 32, 32), 100, *_TINY_32, counts=(50_000, 5_000)),
     DatasetInfo(
+        "phrases", (16,), 4, (), (), "Apache-2.0 (made up, bundled with assay)", "text", (1_600, 400), vocabulary=128,
+    ),
+    DatasetInfo(
         "trec", (40,), 6, (), (), "none stated; widely used for research", "text", (5_452, 500), vocabulary=8_192,
     ),
     DatasetInfo(

@@ -20,6 +20,7 @@ from assay.tasks.data.checks import check_info, check_part
 from assay.tasks.data.datasets import BUILT_IN
 from assay.tasks.data.datasets import DatasetInfo as DatasetInfo
 from assay.tasks.data.layouts import Layout
+from assay.tasks.data.phrases import phrases
 from assay.tasks.data.shards import Found
 from assay.tasks.data.splits import Labelled, stratified
 from assay.tasks.errors import BadInput, MissingData, unknown
@@ -104,7 +105,8 @@ def _digits(_root: Path | None) -> tuple[Labelled, Labelled]:
     return whole.take(train), whole.take(test)
 
 
-_BUILT_IN = tuple(Source(info, _digits) if info.key == "digits" else _stored(info) for info in BUILT_IN)
+_BUNDLED: dict[str, Loader] = {"digits": _digits, "phrases": lambda _root: phrases()}
+_BUILT_IN = tuple(Source(info, _BUNDLED[info.key]) if info.key in _BUNDLED else _stored(info) for info in BUILT_IN)
 SOURCES: Registry[Source] = Registry("data set", {source.info.key: source for source in _BUILT_IN})
 DATASETS: Registry[DatasetInfo] = Registry("data set", {source.info.key: source.info for source in _BUILT_IN})
 

@@ -119,6 +119,7 @@ _CYCLE: Settings = {"warmup": 0.2, "anneal": "linear"}
 _LAPTOP: Settings = {"epochs": 12, "batch_size": 128, "optimizer": "adam", "lr": 1e-3}
 _LAPTOP_MORE: Mapping[str, Settings] = {
     "digits": {"batch_size": 64, "lr": 2e-3},
+    "phrases": {"batch_size": 64, "lr": 2e-3},
     "mnist": {"epochs": 8},
     "fashion-mnist": {"epochs": 8},
     "mnist-mlp-400x2": {"epochs": 60},  # ingrain's carriers are learnt through dropout
