@@ -92,4 +92,27 @@ def _text(cls: type[Any]) -> str | None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
                 return ast.get_source_segment(text, node)
-    return None
+    return _spelled_out(cls)
+
+
+def _spelled_out(cls: type[Any]) -> str | None:
+    """Return the name, bases and values of a class without functions; None if a value cannot be spelled."""
+    values = {name: _spelled(value) for name, value in vars(cls).items() if not name.startswith(("__", "_abc_"))}
+    if None in values.values():
+        return None
+    lines = [f"    {name} = {value}" for name, value in sorted(values.items())]
+    bases = ", ".join(base.__qualname__ for base in cls.__bases__)
+    return "\n".join([f"class {cls.__qualname__}({bases}):", *lines])
+
+
+def _spelled(value: Any) -> str | None:
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return repr(value)
+    if isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, dict):
+        value = list(value.items())
+    if not isinstance(value, list | tuple):
+        return None
+    parts = [_spelled(part) for part in value]
+    return None if None in parts else f"[{', '.join(filter(None, parts))}]"
