@@ -95,7 +95,7 @@ def _text(cls: type[Any], files: set[str]) -> str | None:
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
                     return ast.get_source_segment(text, node)
-    return None
+    return _spelled_out(cls)
 
 
 def _files(cls: type[Any]) -> set[str]:
@@ -103,3 +103,26 @@ def _files(cls: type[Any]) -> set[str]:
     members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in vars(cls).values()]
     codes = [getattr(member, "__code__", None) for member in members]
     return {code.co_filename for code in codes if code is not None}
+
+
+def _spelled_out(cls: type[Any]) -> str | None:
+    """Return the name, bases and values of a class without functions; None if a value cannot be spelled."""
+    values = {name: _spelled(value) for name, value in vars(cls).items() if not name.startswith(("__", "_abc_"))}
+    if None in values.values():
+        return None
+    lines = [f"    {name} = {value}" for name, value in sorted(values.items())]
+    bases = ", ".join(base.__qualname__ for base in cls.__bases__)
+    return "\n".join([f"class {cls.__qualname__}({bases}):", *lines])
+
+
+def _spelled(value: Any) -> str | None:
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return repr(value)
+    if isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, dict):
+        value = list(value.items())
+    if not isinstance(value, list | tuple):
+        return None
+    parts = [_spelled(part) for part in value]
+    return None if None in parts else f"[{', '.join(filter(None, parts))}]"

@@ -219,9 +219,11 @@ def test_damaged_views_are_set_aside_and_rebuilt(finished: tuple[Path, Report], 
 def test_a_damaged_record_runs_again_at_once(finished: tuple[Path, Report], tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
-    record = next(
-        path for path in (out / "store").glob("??/*/record.json") if json.loads(path.read_text())["stage"] == "attack"
-    )
+    report, _ = sweep(tmp_path, out)
+    assert report.executed == 0
+    wanted = json.loads((out / "sweep.json").read_text("utf-8"))["stage_keys"]
+    records = [path for path in sorted((out / "store").glob("??/*/record.json")) if path.parent.name in wanted]
+    record = next(path for path in records if json.loads(path.read_text("utf-8"))["stage"] == "attack")
     record.write_bytes(record.read_bytes()[:50])
     report, _ = sweep(tmp_path, out)
     assert (report.executed, report.failed) == (1, 0)
