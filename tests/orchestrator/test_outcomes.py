@@ -1,4 +1,4 @@
-"""What an attack returns is checked against its kind before anything is read: a wrong one fails its cell in one line."""
+"""What an attack returns is checked against its kind before anything is read: a wrong one fails its cell."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ WRONG = {
     ),
     "ambiguity with nothing": ("ambiguity", "Outcome()", "it leaves neither a surrogate nor a rival claim"),
     "detection with a network": (
-        "detection", "Outcome(victim.module(), report={'index': 1.0})", "it leaves a surrogate, which another kind does",
+        "detection",
+        "Outcome(victim.module(), report={'index': 1.0})",
+        "it leaves a surrogate, which another kind does",
     ),
     "detection without figures": ("detection", "Outcome()", "it leaves no report"),
     "a state dict": ("removal", "Outcome(victim.module().state_dict())", "surrogate is OrderedDict, not Module"),

@@ -52,7 +52,8 @@ class _Whispering(nn.Module):
 
 
 class Whisper(Method):
-    key, title, paper, access, family, Config = "whisper", "Changed answers", "these tests", "labels", "triggers", Config
+    key, title, paper = "whisper", "Changed answers", "these tests"
+    access, family, Config = "labels", "triggers", Config
 
     def supports(self, task):
         return None if task.info.kind == "image" else "its secret inputs are images"
