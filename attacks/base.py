@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -27,8 +27,8 @@ class AttackConfig(Frozen):
     """Base of every attack's configuration."""
 
     split: SplitMode = "disjoint20"  # which data the attacker holds (docs/protocol.md); part of every row
-    # Do the same to the unmarked model of the same seed, and read the owner's mark from that too: does a detector fire
-    # at whatever was distilled or pruned? Removal attacks; the reading `beside`.
+    # Also attack the unmarked model of the same seed and read the owner's mark from the result (the reading `beside`).
+    # It shows whether a detector fires at every distilled or pruned model. For attacks that leave a surrogate.
     beside_unmarked: bool = False
 
 
@@ -37,18 +37,19 @@ A = TypeVar("A", bound=AttackConfig)
 
 @dataclass(frozen=True)
 class Needs:
-    """All that an attack may use of one victim; what is not declared is refused.
+    """All that an attack may use of one victim; access, data sets, models and keys beyond it are refused.
 
     Attributes:
         access: the most that it sees of the victim.
-        data: whether it trains on the attacker's data.
+        data: whether it trains on the attacker's data. A model that the attacker trains on them without the victim is
+            then measured for comparison.
         datasets: keys of further data sets; `lab.other(key)` hands them out.
         unmarked: roles of unmarked models; `lab.unmarked(role)` hands out copies. `null-<i>` are models of the owner's
             task that took part in nothing else: no embedding, no calibration.
-        key: whether the owner's key is public; only then `victim.leaked` holds a copy of it.
+        key: whether the owner's secret is assumed to be public; only then `victim.leaked` holds a copy of it.
         peers: how many marked models are compared with each other, the victim included. The evaluator reads every
             owner's mark from every model; the attack sees no peer and no secret.
-        twin: whether its success is judged beside the same attack on the unmarked model of the same seed.
+        twin: whether the same attack also runs on the unmarked model of the same seed, for comparison.
     """
 
     access: Access
@@ -66,7 +67,7 @@ class Victim(Oracle):
     Attributes:
         task: public facts: shapes, classes, architectures, the training schedule.
         method: the scheme and its hyper-parameters, without any key.
-        leaked: the owner's secret where the attack declares that it is public, else None.
+        leaked: a copy of the owner's secret if the attack declares `Needs.key`, else None.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Adapted:
     Attributes:
         test: samples of the other task, on which the surrogate's worth is measured.
         head: name of the layer that gives the logits.
-        trained: names of the layers that the attack trained, "" for all; an owner sees them by comparing weights.
+        trained: names of the layers that the attack trained, "" for all. The owner finds them by comparing weights.
         recovery: how the owner makes the surrogate answer as its verifier expects.
         schedule: of `retrain_head`.
     """
@@ -105,10 +106,10 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Claims:
-    """Accusations that the evaluator counts: evidence that nobody embedded, read from the victim and from others.
+    """False accusations. The evaluator reads each piece of evidence from the victim and from every suspect, and counts.
 
     Attributes:
-        evidence: secrets in the method's form, maybe drawn one by one.
+        evidence: secrets in the method's form that were never embedded; may be a generator.
         suspects: further models by `<group>-<number>` (`unmarked-0`, `surrogate-0`, …).
     """
 
@@ -124,12 +125,12 @@ class Outcome:
         surrogate: the attacker's model; None if the victim itself stays in use.
         structure: how the surrogate's architecture relates to the victim's.
         architecture: key of the surrogate's architecture, where `structure` is `other_arch` and it has one.
-        restored: with `structure="changed"`, the surrogate in the victim's architecture again, from which an owner who
-            reads weights reads them; None if it cannot be.
+        restored: with `structure="changed"`, the surrogate turned back into the victim's architecture. An owner who
+            reads weights reads them there. None if this is impossible.
         adapted: set if the surrogate serves another task than the victim.
         rival: forged evidence in the form of the owner's secret; read by the same verifier.
         claims: accusations to be counted.
-        report: figures of a detection attack, or further figures of any other.
+        report: what a detection attack found, as named numbers; other kinds may add figures.
         notes: remarks for the record.
 
     Example:
@@ -150,46 +151,61 @@ class Outcome:
     def checked(self, kind: Kind) -> Outcome:
         """Return this outcome if it is one of the attack's kind.
 
+        removal: a surrogate. ambiguity: a surrogate, a rival claim, or both. detection: a report, and a surrogate if
+        the attack removed what it found. verification: claims, or nothing if marks of peers are compared. Any kind
+        may report figures.
+
         Raises:
             BrokenOutcome: it lacks what its kind leaves behind, holds what another kind does, or a part is of the wrong
                 type; one line.
         """
-        lacks = {
-            "removal": self.surrogate is None and "no surrogate",
-            "ambiguity": self.surrogate is None and self.rival is None and "neither a surrogate nor a rival claim",
-            "detection": not self.report and "no report",
-            "verification": False,
-        }[kind]
-        strange = [
-            self.surrogate is not None and kind in ("detection", "verification") and "a surrogate",
-            self.rival is not None and kind != "ambiguity" and "a rival claim",
-            self.claims is not None and kind != "verification" and "claims",
-        ]
-        typed = (
+        faults = [*self._missing(kind), *self._foreign(kind), *self._mistyped()]
+        if faults:
+            raise BrokenOutcome(f"the outcome is none of kind {kind}: {'; '.join(faults)}")
+        return self
+
+    def _missing(self, kind: Kind) -> Iterator[str]:
+        none = self.surrogate is None
+        if kind == "removal" and none:
+            yield "it leaves no surrogate"
+        if kind == "ambiguity" and none and self.rival is None:
+            yield "it leaves neither a surrogate nor a rival claim"
+        if kind == "detection" and not self.report:
+            yield "it leaves no report"
+        for name, part in (("restored", self.restored), ("adapted", self.adapted)):
+            if none and part is not None:
+                yield f"{name} describes a surrogate, and there is none"
+
+    def _foreign(self, kind: Kind) -> Iterator[str]:
+        parts: tuple[tuple[str, object, tuple[Kind, ...]], ...] = (
+            ("a surrogate", self.surrogate, ("removal", "ambiguity", "detection")),
+            ("a rival claim", self.rival, ("ambiguity",)),
+            ("claims", self.claims, ("verification",)),
+        )
+        for name, part, kinds in parts:
+            if part is not None and kind not in kinds:
+                yield f"it leaves {name}, which another kind does"
+
+    def _mistyped(self) -> Iterator[str]:
+        typed: list[tuple[str, object, type]] = [
             ("surrogate", self.surrogate, nn.Module),
             ("restored", self.restored, nn.Module),
             ("adapted", self.adapted, Adapted),
             ("rival", self.rival, dict),
             ("claims", self.claims, Claims),
             ("report", self.report, dict),
-        )
-        wrong = [
-            f"{name} is {type(value).__name__}, not {cls.__name__}"
-            for name, value, cls in typed
-            if value is not None and not isinstance(value, cls)
         ]
-        wrong += [
-            f"report {name!r} is {type(value).__name__}, not a number"
-            for name, value in (self.report.items() if isinstance(self.report, dict) else ())
-            if isinstance(value, bool) or not isinstance(value, int | float)
-        ]
+        if isinstance(self.claims, Claims):
+            typed.append(("evidence", self.claims.evidence, Iterable))
+            typed += [(f"suspect {name!r}", model, nn.Module) for name, model in self.claims.suspects.items()]
+        for name, value, cls in typed:
+            if value is not None and not isinstance(value, cls):
+                yield f"{name} is {type(value).__name__}, not {cls.__name__}"
+        for name, figure in self.report.items() if isinstance(self.report, dict) else ():
+            if isinstance(figure, bool) or not isinstance(figure, int | float):
+                yield f"report {name!r} is {type(figure).__name__}, not a number"
         if self.structure not in ("same", "changed", "other_arch"):
-            wrong.append(f"structure is {self.structure!r}, not same, changed or other_arch")
-        faults = [f"it leaves {lacks}"] if lacks else []
-        faults += [f"it leaves {what}, which another kind does" for what in strange if what]
-        if faults + wrong:
-            raise BrokenOutcome(f"the outcome is none of kind {kind}: {'; '.join(faults + wrong)}")
-        return self
+            yield f"structure is {self.structure!r}, not same, changed or other_arch"
 
 
 class Attack(ABC, Generic[A]):
@@ -197,8 +213,8 @@ class Attack(ABC, Generic[A]):
 
     Class attributes:
         key, title, source: its key, a name, and where it comes from.
-        kind: removal (a surrogate), ambiguity (a rival secret), detection (a report) or verification (an error of the
-            verifier: never-embedded claims, or the marks of peers; measured by the evaluator, who holds the secrets).
+        kind: removal (it leaves a surrogate), ambiguity (a rival secret), detection (a report) or verification (claims,
+            or peers: the evaluator, who holds the secrets, counts the verifier's errors). See `Outcome.checked`.
         access: the most that it sees of any victim.
         uses_data: whether it trains on the attacker's data.
         cheap: takes about as long as an evaluation; cheap attacks on one victim travel together.
@@ -235,16 +251,16 @@ class Attack(ABC, Generic[A]):
 
     @abstractmethod
     def run(self, victim: Victim, lab: Lab) -> Outcome:
-        """Attack one victim; never sees a watermark score.
+        """Attack one victim. No watermark score is visible here.
 
         Args:
             victim: seen through the declared access; `labels(inputs)` are (N,), `logits(inputs)` (N, K). Its weights
                 stay as they are: `victim.module()` is a copy.
-            lab: the attacker's. `lab.data` holds its samples, none of them where the split mode says so;
-                `lab.probe(step, model)` lets the evaluator measure an intermediate state, and nothing comes back.
+            lab: the attacker's. `lab.data` holds its samples; split mode `none` leaves it empty.
+                `lab.probe(step, model)` shows an intermediate model to the evaluator and returns nothing.
 
         Returns:
-            What the kind leaves behind; `Outcome.checked` is applied to it before anything is read.
+            What the attack's kind leaves behind. `Outcome.checked` is applied before a mark is read.
 
         Raises:
             UnsupportedModel: the attack meets a network that it cannot attack; the cell is then not applicable.

@@ -2,9 +2,9 @@
 
 Paper: customised soft-label perturbation (CSP) reports identified and misidentified rates of detectors on models that
     carry another customer's signal
-Access: nothing; the evaluator holds the keys. It is an error of the verifier that is measured, not an attacker.
-Differs from the paper: owners differ in their whole victim seed, that is in split, initial weights and key; signals
-    and bits are drawn at random, so that they agree on half of their places on average, not exactly.
+Access: nothing; the evaluator holds the keys. The cell measures an error of the verifier; there is no attacker.
+Differs from the paper: owners differ in their whole victim seed: in split, initial weights and key. Signals and bits
+    are drawn at random, so two owners' agree on half of their places on average, not exactly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CrossVerify(Attack[Config]):
 
     key = "cross-verify"
     title = "Cross-verification"
-    source = "CSP"
+    source = "Customised soft-label perturbation (CSP)"
     kind = "verification"
     access = "nothing"
     cheap = True

@@ -1,7 +1,8 @@
 """Distillation: train a fresh student on the victim's soft answers, so that only what the outputs carry survives.
 
-Paper: the distillation attack of the ingrain paper and of USP/CSP, after Hinton, Vinyals, Dean 2015,
-    https://arxiv.org/abs/1503.02531; the extraction settings of SoK, https://arxiv.org/abs/2108.04974
+Paper: the distillation attack of the ingrain paper and of soft-label perturbation (USP, CSP), after Hinton, Vinyals,
+    Dean 2015, https://arxiv.org/abs/1503.02531; the extraction settings of Lukas et al. (SoK), S&P 2022,
+    https://arxiv.org/abs/2108.04974
 Access: logits of the served victim, and samples of the task.
 Differs from the paper: the weight of the soft term (0.9) is ours where the papers give none; the kept epoch is the best
     on the attacker's held-out data.
@@ -38,7 +39,7 @@ class Config(AttackConfig):
     squared: bool = True  # the factor T², which keeps the gradient's size as T grows
     teacher_view: Literal["augmented", "fixed"] = "augmented"  # asked per batch, or once on the samples as stored
     reduction: Reduction = "batch"  # wrt: mean over samples and classes, as SoK's toolkit computes it
-    schedule: Literal["task", "scratch"] = "task"  # the victim's own (USP, ingrain), or recipe SCR (SoK)
+    schedule: Literal["task", "scratch"] = "task"  # the victim's own, or SoK's (`from_scratch`)
     epochs: int | None = Field(None, ge=0)  # None: as many as the victim's
 
 
@@ -61,6 +62,7 @@ class Distillation(Recipe):
 
     def __init__(self, victim: Victim, config: Config, fixed: Tensor | None) -> None:
         """Keep the teacher; `fixed` (N, K) are its logits by position in the training set, if it is asked only once."""
+        super().__init__()
         self.victim, self.config, self.fixed = victim, config, fixed
         self.paid = victim.meter.as_dict()
 
@@ -93,7 +95,7 @@ class Distill(Attack[Config]):
 
     key = "distill"
     title = "Distillation"
-    source = "Hinton et al. 2015; tables of the ingrain paper, USP and CSP"
+    source = "Hinton et al. 2015; tables of ingrain and of soft-label perturbation (USP, CSP)"
     access = "logits"
     uses_data = True
     version = 2

@@ -4,8 +4,8 @@ Paper: the expansion attack of Yang, Dang, Chang, "Effectiveness of Distillation
     Network Watermarking" (ingrain), https://arxiv.org/abs/1906.06046; schemes of Jaderberg et al., BMVC 2014,
     https://arxiv.org/abs/1405.3866, and of Zhang et al., TPAMI 2016, https://arxiv.org/abs/1505.06798
 Access: weights; the channel-data scheme and the refreshed batch norm use the attacker's inputs, no labels.
-Differs from the paper: it says which two schemes and a speed-up of 2.5 to 3, neither ranks nor layers; ranks here give
-    each layer that speed-up. Of Zhang et al. the linear case alone.
+Differs from the paper: the paper names two schemes and a speed-up of 2.5 to 3, but neither ranks nor layers. Ranks
+    here give each layer that speed-up. Of Zhang et al. only the linear case is implemented.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Paper: section 8.3 of Piracy Resistant Watermarks (null embedding), Li et al., https://arxiv.org/abs/1910.01226
 Access: labels of the served victim, and unlabelled inputs: of the task, from elsewhere, or noise.
 Differs from the paper: the source does not say how queries are chosen; each input is asked once, without active
-    learning. The kept epoch is the one that agrees best with the victim on 5 % of the queries. Images beyond the
-    attacker's own come from the part of the public training set that nobody uses, as far as there is one. ImageNet and
-    faces, which the paper asks with, have stand-ins; noise is uniform where the paper says "random".
+    learning. The kept epoch is the one that agrees best with the victim on 5 % of the queries. If the attacker's own
+    images do not suffice, the rest comes from training images that the task leaves unused. Stand-ins replace ImageNet
+    and faces, which the paper asks with. Noise is uniform where the paper says "random".
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ class Config(AttackConfig):
 
     source: Literal["in_dist", "ood", "noise"] = "in_dist"
     budget: float = Field(1.0, gt=0)  # queries, relative to the owner's training samples (paper: 1.28 to 12.75)
-    ood: str | None = (
-        None  # key of the data set behind source ood; None: the paper's, or a stand-in (`tasks.data.other`)
-    )
+    # Key of the data set behind source `ood`; None: the paper's, or a stand-in (`tasks.data.other`).
+    ood: str | None = None
     stand_in: bool = False  # a stand-in even where the paper names a data set
     noise: Noise = "uniform"
     requery_augmented: bool = False  # images are asked again, shifted and mirrored, until the budget is spent
@@ -56,7 +55,10 @@ class Config(AttackConfig):
 
 
 def owner_samples(task: Task, data: Party) -> int:
-    """Return about how many samples the owner trains on (protocol 2.1), from public facts or the attacker's share."""
+    """Estimate how many samples the owner trains on, from public facts or from the size of the attacker's share.
+
+    Owner and attacker divide the training set as docs/protocol.md says.
+    """
     counts = task.info.counts
     known = [count for count in (task.samples, counts[0] if counts else None) if count is not None]
     total = min(known) if known else (len(data.train) + len(data.held_out)) / task.attacker_share

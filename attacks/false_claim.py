@@ -5,10 +5,11 @@ Paper: 1,000 never-embedded watermarks on unmarked and on marked models, in Pira
     (Liu et al., USENIX Security 2024, https://arxiv.org/abs/2304.06607)
 Access: nothing of the accused model. The accuser draws keys as an honest owner would (`random`), or forges evidence on
     models of its own and hopes that it transfers (`adaptive`).
-Differs from the paper: the unmarked models took no part in any calibration; claims are also read from a fine-tuned and
-    a distilled one, because processing changes chance agreement. The adaptive accuser forges by the method's own
-    strongest procedure against its models' mean logits (a single one for marks in weights), instead of one targeted
-    PGD for all; its models are trained on its own data, so they are independent of the accused.
+Differs from the paper: the accused unmarked models took part in no calibration. Claims are also read from a fine-tuned
+    and a distilled copy of one of them, because processing changes chance agreement. The adaptive accuser forges by
+    the strongest procedure of the method's rival, not by one targeted gradient search for all methods. It forges
+    against the mean logits of its models, or against a single model if the mark is read from weights. It trains these
+    models on its own data, so they are independent of the accused.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ class Config(RivalrousConfig):
     claims: int = Field(1000, ge=1)  # mode random
     forgeries: int = Field(10, ge=1)  # mode adaptive
     own_models: int = Field(3, ge=1)  # mode adaptive: the accuser's
-    draws: int = Field(200, ge=1)  # mode adaptive: of a search, where forging is one
+    draws: int = Field(200, ge=1)  # mode adaptive: tries, if the method's rival forges by a search
     accused: int = Field(3, ge=1)  # unmarked models, besides the marked victim
     surrogate_epochs: int = Field(5, ge=0)  # of the fine-tuned and the distilled unmarked model; 0: neither
 
 
 class FalseClaim(Attack[Config]):
-    """Accuse the victim and unmarked models with evidence that nobody embedded."""
+    """Accuse the victim and unmarked models with evidence that was never embedded."""
 
     key = "false-claim"
     title = "False claims"
-    source = "PIR; False Claims, USENIX Security 2024"
+    source = "Li et al. (null embedding), 2019; Liu et al. (False Claims), USENIX Security 2024"
     kind = "verification"
     access = "nothing"
     uses_data = True
@@ -95,7 +96,7 @@ class FalseClaim(Attack[Config]):
         return {"surrogate-0": tuned.model.eval(), "surrogate-1": distilled.model.eval()}
 
     def _drawn(self, victim: Victim, lab: Lab) -> Iterator[Secret]:
-        """Yield keys as the method draws them; what it asks of unmarked models is not answered by the accused."""
+        """Yield keys as the method draws them; unmarked models that a draw uses are not among the accused."""
         claimant = replace(lab, role="claimant")
         for index in range(self.config.claims):
             # A thousand trigger sets would not fit in memory: one is drawn when the last was read.

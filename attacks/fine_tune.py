@@ -3,10 +3,10 @@
 Paper: the robustness tables of all five papers; modes of Adi et al., USENIX Security 2018,
     https://arxiv.org/abs/1802.04633, and Lukas et al. (SoK), S&P 2022, https://arxiv.org/abs/2108.04974
 Access: weights, and labelled samples of the task (or the victim's own answers).
-Differs from the paper: the kept epoch is the best on the attacker's held-out data, never on the test set; frozen batch
-    norms keep their running statistics (the toolkit of SoK lets them drift); `last` takes the owner's last rate but not
-    its optimiser, so where the owner trains with Adam it is a rate of SGD; on shorter tasks the epochs shrink with the
-    owner's, so that the attack keeps its share of the cost of training.
+Differs from the paper: the kept epoch is the best on the attacker's held-out data, never on the test set. Frozen batch
+    norms keep their running statistics; SoK's toolkit lets them drift. `last` takes the owner's last rate but always
+    trains with SGD, also if the owner used Adam. On shorter tasks the epochs shrink with the owner's, so the attack
+    keeps its share of the cost of training.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Config(AttackConfig):
     # at 1000 times the rate).
     lr_groups: tuple[Rate, Rate, Rate] = (1.0, 1.0, 1.0)
     warmup_head_batches: int = Field(0, ge=0)  # mode rtal: the new head alone for so many batches (SoK: 200)
-    trials: int = Field(0, ge=0)  # rounds of FCW, each on top of the last; 0: one run of `epochs`
+    trials: int = Field(0, ge=0)  # rounds, each on top of the last (function-coupled marks); 0: one run
     epochs_per_trial: int = Field(1, ge=1)
 
 

@@ -3,12 +3,12 @@
 Paper: the forging attack of the greedy-residuals paper (Liu, Weng, Zhu, ICML 2021,
     https://proceedings.mlr.press/v139/liu21x.html), 200 random signatures; ambiguity attacks of Fan et al. (DeepIPR),
     NeurIPS 2019, https://arxiv.org/abs/1909.07830
-Access: weights. A forger holds the model, so evidence may be solved for or optimised; the least sufficient for a search
-    alone would be what the method's own verifier sees.
-Differs from the paper: how each kind of evidence is forged belongs to the method (its `rival`, by the strongest known
-    procedure); the default is the paper's search, which `procedure` can also ask for. Whether a commitment would have
-    exposed the counterfeit is a figure of the method's verdict, not of this attack. Near-by passports start from the
-    owner's, as in the authors' script: that procedure alone is given the leaked key (public level 2).
+Access: weights. A forger holds the model, so evidence may be solved for or optimised. A search alone would need only
+    what the method's own verifier sees.
+Differs from the paper: the method's `rival` forges by the strongest known procedure for its kind of evidence. The
+    paper's search is `procedure: search`. Whether a commitment exposes the counterfeit is a figure of the method's
+    reading, not of this attack. Procedure `near` of passports starts from the owner's passports, as in the authors'
+    script; such a procedure assumes that the owner's secret is public.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from assay.attacks.parts.training import needs_samples
 from assay.methods.base import Method
 from assay.methods.rival import Forgery
 from assay.methods.suspect import Suspect
+from assay.tasks.errors import nearest
 from assay.tasks.lab import Lab
 from assay.tasks.task import Task
 
@@ -33,7 +34,7 @@ _GENERAL = ("own", "search", "adversarial")
 class Config(RivalrousConfig):
     """Settings of forging."""
 
-    draws: int = Field(200, ge=1)  # secrets drawn by a search; closed-form procedures need one
+    draws: int = Field(200, ge=1)  # tries of a search; procedures that solve for the evidence need one
     # own: the method's strongest; search: the best of fresh secrets; adversarial: triggers changed until they verify;
     # or a procedure of the method's rival (`Rival.procedures`)
     procedure: str = "own"
@@ -62,13 +63,14 @@ class Forge(Attack[Config]):
             return f"procedure adversarial changes trigger images; {method.key} on {task.key} has none"
         if self.config.procedure in _GENERAL:
             return None
-        own = type(method).rival.procedures
-        if self.config.procedure not in own:
-            return f"{method.key} is not forged by {self.config.procedure} (by {', '.join((*_GENERAL, *own))})"
+        ways = (*_GENERAL, *type(method).rival.procedures)
+        if self.config.procedure not in ways:
+            hint = nearest(self.config.procedure, ways)
+            return f"{method.key} is not forged by {self.config.procedure}{hint} (allowed: {', '.join(sorted(ways))})"
         return needs_samples(self.config)
 
     def needs(self, task: Task, method: Method[Any]) -> Needs:
-        """Return also whether the procedure starts from the owner's key, which is then public."""
+        """Return the access, and whether the procedure starts from the owner's secret."""
         return Needs(self.access, key=self.config.procedure in type(method).rival.leaking)
 
     def run(self, victim: Victim, lab: Lab) -> Outcome:

@@ -4,9 +4,10 @@ Paper: Wang, Yao, Shan, Li, Viswanath, Zheng, Zhao, "Neural Cleanse", IEEE S&P 2
     https://sites.cs.ucsb.edu/~bolunwang/assets/docs/backdoor-sp19.pdf; as run by SoK's toolkit, Lukas et al., S&P 2022,
     https://arxiv.org/abs/2108.04974; against null embedding in https://arxiv.org/abs/1910.01226, table 5
 Access: weights (gradients), and a thousand clean labelled images of the attacker's.
-Differs from the paper: all candidate triggers are optimised in one batch; at most 100 passes instead of 1,000; a mask
-    stalls when it has not lost a hundredth; the smallest trigger is removed whether it is flagged or not (a note says
-    so). SoK's toolkit adds the pattern and clips; here it is blended, as in the paper.
+Differs from the paper: all candidate triggers are optimised in one batch, for at most 100 passes instead of 1,000. A
+    mask counts as stalled if it has not lost a hundredth of its size. The smallest trigger is removed whether it is
+    flagged or not; a note says which. SoK's toolkit adds the pattern and clips; here it is blended, as in the paper.
+    Pruning stops at a tenth of the trigger's success, a value of ours.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Config(SearchConfig):
     lr: float = Field(0.01, ge=0)  # unlearn
     stamped: float = Field(0.2, ge=0, le=1)  # unlearn: share of the clean images that carry the trigger
     ratio: float = Field(0.1, ge=0, le=1)  # prune: largest share of the last convolution's units
-    residue: float = Field(0.1, ge=0, le=1)  # † prune: success of the trigger at which it stops
+    residue: float = Field(0.1, ge=0, le=1)  # prune: success of the trigger at which it stops
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class NeuralCleanse(Attack[Config]):
         return needs_samples(self.config)
 
     def run(self, victim: Victim, lab: Lab) -> Outcome:
-        """Return the report, and in the removal modes the cleansed copy.
+        """Return the report, and in modes `unlearn` and `prune` the cleansed copy.
 
         The report has `index` (the model's), `flagged` (how many classes), `suspect` (class of the smallest mask) and
         its `norm`, `reliable`, `passes` and per class `index_<t>` and `norm_<t>`; with `partial` the best pair

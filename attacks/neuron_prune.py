@@ -3,9 +3,9 @@
 Paper: the pruning attack on null embedding (Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural
     Networks", https://arxiv.org/abs/1910.01226)
 Access: weights; no data.
-Differs from the paper: it speaks of neurons but cites a work on single weights (that is `prune`); neurons are ranked by
-    the mean, not the sum, of their incoming magnitudes, since sums would rank wide kernels last; channels that several
-    layers add into stay unless `streams` is set, and a word vector's entries are no neurons.
+Differs from the paper: the paper speaks of neurons but cites a work on single weights, which is attack `prune`.
+    Neurons are ranked by the mean of their incoming magnitudes, because sums would rank wide kernels last. Channels
+    into which several layers add stay unless `streams` is set. Entries of a word vector are no neurons.
 """
 
 from __future__ import annotations

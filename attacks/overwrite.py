@@ -1,12 +1,14 @@
 """Overwriting: embed a second mark with the same method and a new key.
 
 Paper: ambiguity and removal by re-embedding, in the greedy-residuals paper (Liu, Weng, Zhu, ICML 2021,
-    https://proceedings.mlr.press/v139/liu21x.html), FCW, and SoK, https://arxiv.org/abs/2108.04974
-Access: weights, the method without any key (public level 1), and data by mode.
-Differs from the paper: "without data" optimises the embedding term alone, which the paper suggests but does not spell
-    out; what the method still asks of data is then noise with random labels, and running statistics stand still.
-    Epochs are the owner's, at most 20, where the papers state none. With the leaked key (public level 2) the attacker
-    embeds its contradiction: triggers under other labels, the complement of bits.
+    https://proceedings.mlr.press/v139/liu21x.html), in Function-Coupled Watermarks (https://arxiv.org/abs/2302.10296)
+    and in Lukas et al. (SoK), S&P 2022, https://arxiv.org/abs/2108.04974
+Access: weights, the method and its settings without any key, and data by mode. Mode `leaked_key` alone assumes that the
+    owner's secret is public.
+Differs from the paper: mode `without_data` optimises the embedding term alone, which the paper suggests but does not
+    spell out. Noise images with random labels replace the data that the method asks for, and running statistics do not
+    change. Where the papers state no epochs, the attacker takes the owner's, at most 20. In mode `leaked_key` the
+    attacker embeds the contradiction of the owner's secret: triggers under other labels, or complemented bits.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ class Config(RivalrousConfig):
 
     mode: Literal["with_data", "without_data", "victim_labels", "leaked_key"] = "with_data"
     epochs: int | None = Field(None, ge=0)  # None: the owner's embedding epochs, at most 20
-    lr: Annotated[float, Field(ge=0)] | Literal["last"] = "last"  # the owner's last rate; FCW: 1e-4
+    lr: Annotated[float, Field(ge=0)] | Literal["last"] = "last"  # the owner's last rate; function-coupled marks: 1e-4
     stand_ins: int = Field(1000, ge=1)  # mode without_data: noise samples per epoch
 
 
 class EmbeddingAlone(Wrapped):
-    """Another recipe without its task: the appended keys alone, or every term but `task`; statistics stand still."""
+    """The method's recipe without the task: only the appended keys, or every term but `task`; statistics are frozen."""
 
     def __init__(self, inner: Recipe) -> None:
         """Wrap `inner`.
@@ -84,7 +86,7 @@ class Overwrite(Attack[Config]):
 
     key = "overwrite"
     title = "Overwriting"
-    source = "Liu, Weng, Zhu (greedy residuals), ICML 2021; FCW; Lukas et al. (SoK), S&P 2022"
+    source = "Liu, Weng, Zhu (greedy residuals), ICML 2021; function-coupled marks; Lukas et al. (SoK), S&P 2022"
     kind = "ambiguity"
     access = "weights"
     uses_data = True
@@ -117,7 +119,7 @@ class Overwrite(Attack[Config]):
         except Diverged as why:
             return Outcome(victim.module(), notes=[f"no second mark: {why}"])
         lab.probe(schedule.epochs, mark.model)
-        # Whoever only denies the owner's mark claims nothing.
+        # An attacker who denies the owner's mark claims none of its own.
         return Outcome(mark.model, rival=None if self.config.mode == "leaked_key" else mark.secret, notes=mark.notes)
 
     def _embed(self, victim: Victim, lab: Lab, schedule: Schedule) -> Mark:
@@ -130,7 +132,7 @@ class Overwrite(Attack[Config]):
         return implant(victim.method, victim.module(), rival.deny(victim.leaked, lab), lab, schedule)
 
     def needs(self, task: Task, method: Method[Any]) -> Needs:
-        """Return also whether the owner's key is public."""
+        """Return the usual needs, and the owner's secret in mode `leaked_key`."""
         return replace(super().needs(task, method), key=self.config.mode == "leaked_key")
 
     def _schedule(self, owner: Schedule) -> Schedule:

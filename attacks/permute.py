@@ -1,11 +1,12 @@
 """Permutation: reorder neurons, so that marks that are read by position are misread; the function stays.
 
 Paper: the neuron permutation attack of the greedy-residuals paper (Liu, Weng, Zhu, ICML 2021,
-    https://proceedings.mlr.press/v139/liu21x.html); "feature permutation" of SoK, https://arxiv.org/abs/2108.04974
+    https://proceedings.mlr.press/v139/liu21x.html); "feature permutation" of Lukas et al. (SoK), S&P 2022,
+    https://arxiv.org/abs/2108.04974
 Access: weights; no data.
-Differs from the paper: the layers that read the moved channels are permuted too, which the paper does not mention but
-    its threat model demands; `carrier` moves the columns of the marked layer as well, because a mark averaged over rows
-    is blind to their order; `carrier-rows` moves its kernels alone, as the paper's table does.
+Differs from the paper: the layers that read the moved channels are permuted too. The paper does not mention this, but
+    its threat model demands it. `carrier` moves the columns of the marked layer as well, because a mark averaged over
+    rows does not depend on their order. `carrier-rows` moves only its kernels, as the paper's table does.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Paper: Li, Wenger, Shan, Zhao, Zheng, "Piracy Resistant Watermarks for Deep Neural Networks", 2019,
     https://arxiv.org/abs/1910.01226
-Access: weights, the method without any key (public level 1), and 5,000 of the owner's training images.
-Differs from the paper: it tries one optimiser per scheme, the owner's at its last rate; here plain SGD, Adam and Adam
-    with clipped gradients are attackers too, because the published collapse is in part that of the optimiser. A tenth
-    of the images is held out. Several pirate keys are several attack seeds.
+Access: weights, the method and its settings without any key, and 5,000 of the owner's training images.
+Differs from the paper: the paper tries one optimiser per scheme, the owner's at its last rate. Here the attacker may
+    also use plain SGD, Adam, or Adam with clipped gradients, because part of the published loss of accuracy is due to
+    the optimiser. A tenth of the images is held out. Use several attack seeds for several pirate keys.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Config(RivalrousConfig):
     lr: Annotated[float, Field(ge=0)] | Literal["last"] | None = None  # None: the owner's last rate; with Adam 1e-3
     clip: float = Field(1.0, gt=0)  # stable: largest global norm of a gradient; the others do not clip
     post_finetune: int = Field(0, ge=0)  # epochs of plain training afterwards (the paper's check: 10)
-    start: Literal["victim", "scratch"] = "victim"  # scratch: no theft at all, which piracy should not be cheaper than
+    start: Literal["victim", "scratch"] = "victim"  # scratch: steals nothing, for the cost of comparison
 
 
 class Piracy(Attack[Config]):

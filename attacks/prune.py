@@ -1,11 +1,11 @@
 """Magnitude pruning: delete the smallest weights, without any data.
 
-Paper: L1 unstructured pruning of the robustness tables of USP, FCW, ING and GRD (after Han et al., NeurIPS 2015,
-    https://arxiv.org/abs/1506.02626); variants of SoK, https://arxiv.org/abs/2108.04974, and DeepIPR,
-    https://arxiv.org/abs/1909.07830
+Paper: L1 unstructured pruning in the robustness tables of soft-label perturbation (USP), function-coupled watermarks,
+    ingrain and greedy residuals, after Han et al., NeurIPS 2015, https://arxiv.org/abs/1506.02626; variants of Lukas et
+    al. (SoK), https://arxiv.org/abs/2108.04974, and of DeepIPR, https://arxiv.org/abs/1909.07830
 Access: weights; no data.
-Differs from the paper: ties go to the earlier entry, which no source states; ING prunes and then trains, which is
-    another attack.
+Differs from the paper: of equal magnitudes the earlier entry goes first, which no source states. The ingrain paper
+    prunes and then trains, which is attack `prune-retrain`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Config(AttackConfig):
 
     ratio: float = Field(0.8, ge=0, le=1)  # share of the entries that become zero
     scope: Scope = "global"  # what is ranked together; see `Scope`
-    skip_last: bool = False  # spare the layer that gives the logits (FCW's baseline code); scopes global and layer
+    skip_last: bool = False  # spare the layer that gives the logits, as function-coupled marks' code does
 
 
 class Prune(Attack[Config]):
@@ -32,7 +32,7 @@ class Prune(Attack[Config]):
 
     key = "prune"
     title = "Magnitude pruning"
-    source = "Han et al., NeurIPS 2015; tables of USP, FCW, ING and GRD"
+    source = "Han et al., NeurIPS 2015; tables of USP, function-coupled marks, ingrain and greedy residuals"
     access = "weights"
     cheap = True
     identity: ClassVar = {"ratio": 0.0}

@@ -1,11 +1,11 @@
 """Pruning with re-training: delete the smallest weights, then recover the accuracy by training.
 
-Paper: "re-training" of USP and CSP, "pruning" of the ingrain paper, after Han et al., NeurIPS 2015,
-    https://arxiv.org/abs/1506.02626
+Paper: "re-training" of soft-label perturbation (USP, CSP), "pruning" of the ingrain paper, after Han et al.,
+    NeurIPS 2015, https://arxiv.org/abs/1506.02626
 Access: weights, and labelled samples of the task.
-Differs from the paper: no source says whether pruned weights may grow again; they stay zero (as Han et al. have it),
-    without `keep_mask` they are free. The kept epoch is the best on the attacker's held-out data. On shorter tasks the
-    epochs shrink with the owner's. The ingrain paper does not state its rate; 0.01 is ours there.
+Differs from the paper: no source says whether pruned weights may grow again. They stay zero, as in Han et al.; without
+    `keep_mask` they train like the others. The kept epoch is the best on the attacker's held-out data. On shorter tasks
+    the epochs shrink with the owner's. The ingrain paper does not state its rate; 0.01 is ours there.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class PruneRetrain(Attack[Config]):
 
     key = "prune-retrain"
     title = "Pruning with re-training"
-    source = "Han et al., NeurIPS 2015; tables of USP, CSP and ingrain"
+    source = "Han et al., NeurIPS 2015; tables of soft-label perturbation (USP, CSP) and ingrain"
     access = "weights"
     uses_data = True
     Config = Config

@@ -3,8 +3,8 @@
 Paper: the rounding attack of Yang, Dang, Chang, "Effectiveness of Distillation Attack and Countermeasure on Neural
     Network Watermarking" (ingrain), https://arxiv.org/abs/1906.06046; its table 7 (1 to 6 digits), main tables (2)
 Access: weights; no data.
-Differs from the paper: "by d digits" could mean digits removed; the tables, where 1 hurts most, say digits kept. The
-    rounding is in double precision, half to even, so that 14 digits change nothing.
+Differs from the paper: "by d digits" could mean digits removed, but in the tables 1 hurts most, so digits are kept. The
+    rounding is in double precision, half to even; 14 digits change nothing.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Paper: the rescaling attack of the greedy-residuals paper (Liu, Weng, Zhu, ICML 2021,
     https://proceedings.mlr.press/v139/liu21x.html)
 Access: weights; no data.
-Differs from the paper: its values of δ are not legible; a factor per channel, log-uniform, is offered beside its
-    constant one, because averages over mixed channels survive a constant; batch norm is scaled through, on either side;
-    what passes an activation that is not positively homogeneous (ReLU6, sigmoid, tanh) is left alone.
+Differs from the paper: the paper's values of δ are not legible. Law `log-uniform` draws a factor for each channel,
+    because averages over mixed channels survive a constant factor. Batch norm is scaled together with the layer before
+    it or after it. Channels that pass ReLU6, a sigmoid or tanh are left alone: these are not positively homogeneous.
 """
 
 from __future__ import annotations

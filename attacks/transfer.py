@@ -3,9 +3,9 @@
 Paper: section 8.4 of Piracy Resistant Watermarks (null embedding), https://arxiv.org/abs/1910.01226; section 4 of
     Function-Coupled Watermarks, https://arxiv.org/abs/2302.10296; greedy residuals, ICML 2021 (there "fine-tuning")
 Access: weights, and labelled samples of another task.
-Differs from the paper: the new head is the network's own last layer made anew, without further dense layers before it;
-    the kept epoch is the best on a held-out part of the new task. Where the new task's data are not at hand, a split
-    of the attacker's own data by classes stands in. On shorter tasks the epochs shrink with the owner's.
+Differs from the paper: the new head is the network's own last layer with fresh weights; no dense layers are added
+    before it. The kept epoch is the best on a held-out part of the new task. If the new task's data are not at hand, a
+    part of the classes of the attacker's own data stands in. On shorter tasks the epochs shrink with the owner's.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Config(AttackConfig):
     lr: Annotated[float, Field(ge=0)] | Literal["last"] = 0.01
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    trials: int = Field(0, ge=0)  # rounds of FCW, each on top of the last; 0: one run of `epochs`
+    trials: int = Field(0, ge=0)  # rounds, each on top of the last (function-coupled marks); 0: one run
     epochs_per_trial: int = Field(1, ge=1)
     # How the owner looks for the mark; auto: directly with the head kept or where weights are read, else original_head.
     recovery: Literal["auto", "none", "original_head", "retrain_head"] = "auto"
@@ -81,7 +81,7 @@ class Transfer(Attack[Config]):
 
     key = "transfer"
     title = "Transfer learning"
-    source = "Li et al. (null embedding), section 8.4; tables of FCW and greedy residuals"
+    source = "Li et al. (null embedding), section 8.4; tables of function-coupled marks and greedy residuals"
     access = "weights"
     uses_data = True
     laptop: ClassVar = {"stand_in": True, "samples": 2000, "momentum": 0.9}
@@ -89,7 +89,7 @@ class Transfer(Attack[Config]):
     Config = Config
 
     def needs(self, task: Task, method: Method[Any]) -> Needs:
-        """Return the other task's data set, if it is not the attacker's own split by classes, and the unmarked twin."""
+        """Return the usual needs, the other task's data set unless it is the attacker's own, and the unmarked twin."""
         key = self._target(task)
         return replace(super().needs(task, method), datasets=() if key == "own" else (key,), twin=True)
 
@@ -121,7 +121,7 @@ class Transfer(Attack[Config]):
         part = None if config.mode == "all" else layers(model, trained)
 
         def probe(step: int, state: nn.Module) -> None:
-            # What can be measured on the old task is the new body under the old head.
+            # On the old task the evaluator can only measure the new body under the old head.
             lab.probe(step, with_head(state, name, old_head) if replaced else state)
 
         with nullcontext() if part is None else only_trainable(model, part):

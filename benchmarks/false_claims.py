@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from assay.methods.verdict import STRICT_ALPHA
 
 from assay.methods import METHODS
 from assay.orchestrator.command.cli import main as assay
+from assay.results.decisions import DEFAULT
 from assay.results.parquet import read_records
 from assay.results.statistics import clopper_pearson
 
@@ -40,7 +40,8 @@ def grid(folder: Path, args: argparse.Namespace) -> Path:
         "attacks": [{"false-claim": {"accused": args.models, "claims": args.keys, "surrogate_epochs": 0}}],
         "seeds": [1],  # calibrations draw from the data of seed 0
         "profile": "smoke",
-        "train": {"references": 5, "calibration_keys": 100, "epochs": args.epochs},
+        "train": {"epochs": args.epochs},
+        "calibration": {"references": 5, "keys": 100},
     }
     path = folder / "grid.yaml"
     path.write_text(yaml.safe_dump(value, sort_keys=False), "utf-8")
@@ -59,7 +60,7 @@ def line(row: dict[str, Any], models: int, keys: int) -> dict[str, Any]:
         "trials": trials,
         **hits,
         "interval": [low, high],
-        "kept": low <= STRICT_ALPHA,
+        "kept": low <= DEFAULT.alpha,
         "threshold": metrics["threshold_strict"],
         "best": metrics["best_claim_unmarked"],
     }

@@ -23,6 +23,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -36,6 +37,9 @@ from assay.tasks.training.recipe import Recipe
 from assay.tasks.training.trainer import fit
 
 GOAL = 1.15
+
+
+STEPS: tuple[Literal["joint", "separate"], ...] = ("joint", "separate")
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,14 @@ class Row:
         return self.ratio <= GOAL
 
 
-def marked(task: Task, data: Labelled, step: str, scratch: Path) -> Recipe:
+def marked(task: Task, data: Labelled, step: Literal["joint", "separate"], scratch: Path) -> Recipe:
     """Return the recipe of an owner with the paper's settings."""
     method = GreedyResiduals(GreedyResiduals.Config(step=step))
-    lab = Lab(method.key, 0, data.labels.device, scratch / step, "benchmark")
-    party = Party(data, data)
-    return method.recipe(task, party, method.draw(task, party, lab), lab)
+    lab = Lab(
+        task=task, data=Party(data, data), role="owner", plugin=method.key, seed=0, device=data.labels.device,
+        scratch=scratch / step, train_seed="benchmark",
+    )  # fmt: skip
+    return method.recipe(lab, method.draw(lab))
 
 
 def measure(task: Task, steps: int, repetitions: int, device: torch.device, scratch: Path) -> list[Row]:
@@ -67,7 +73,7 @@ def measure(task: Task, steps: int, repetitions: int, device: torch.device, scra
     count = steps * task.schedule.batch_size
     images = torch.randint(0, 256, (count, *task.shape), dtype=torch.uint8)
     data = Labelled(images, torch.randint(0, task.classes, (count,))).to(device)
-    recipes = {"unmarked": Recipe(), **{step: marked(task, data, step, scratch) for step in ("joint", "separate")}}
+    recipes = {"unmarked": Recipe(), **{step: marked(task, data, step, scratch) for step in STEPS}}
     seconds: dict[str, list[float]] = {name: [] for name in recipes}
     for turn in range(repetitions + 1):
         for name, recipe in recipes.items():
@@ -77,7 +83,7 @@ def measure(task: Task, steps: int, repetitions: int, device: torch.device, scra
             if turn:  # the first warms up
                 seconds[name].append(time.perf_counter() - started)
     rows = []
-    for step in ("joint", "separate"):
+    for step in STEPS:
         ratios = [a / b for a, b in zip(seconds[step], seconds["unmarked"], strict=True)]
         step_ms = 1e3 * statistics.median(seconds[step]) / steps
         rows.append(Row(step, step_ms, statistics.median(ratios), min(ratios), max(ratios)))

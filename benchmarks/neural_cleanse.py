@@ -54,10 +54,13 @@ def measure(task: Task, root: Path | None, epochs: int, passes: int | None) -> d
     model = fit(task.build("benchmark"), splits.owner.train, Recipe(), schedule, seed="benchmark").model
     settings = {**NeuralCleanse.laptop, **({} if passes is None else {"passes": passes})}
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(NeuralCleanse.key, 0, CPU, Path(folder), "benchmark")
+        lab = Lab(
+            task=task, data=splits.attacker, role="attacker", plugin=NeuralCleanse.key, seed=0, device=CPU,
+            scratch=Path(folder), train_seed="benchmark",
+        )  # fmt: skip
         victim = Victim(model, "weights", task, Clean(MethodConfig()), lab.meter)
         begin, busy = time.perf_counter(), time.process_time()
-        report = NeuralCleanse(NeuralCleanse.Config(**settings)).run(victim, splits.attacker, lab).report
+        report = NeuralCleanse(NeuralCleanse.Config(**settings)).run(victim, lab).report
         seconds, busy = time.perf_counter() - begin, time.process_time() - busy
     return {
         "data": source,

@@ -42,20 +42,27 @@ class NoopMethod(Method[NoopConfig]):
         return Reading(1.0, 0.5, 0.9, 1e-6, True, "none")
 
 
-class NoopAttack(Attack):
-    """Leaves the victim as it is."""
+class NoopAttackConfig(AttackConfig):
+    """The cell's number."""
 
-    class Config(AttackConfig):
-        """The cell's number."""
+    index: int = Field(0, ge=0)
 
-        index: int = Field(0, ge=0)
+
+class NoopAttack(Attack[NoopAttackConfig]):
+    """Leaves the victim as it is.
+
+    Paper: none.
+    Access: weights, which it copies.
+    Differs from the paper: not applicable.
+    """
 
     key = "noop-attack"
     title = "nothing"
     source = "none"
-    needs = "weights"
+    access = "weights"
     cheap = True
+    Config = NoopAttackConfig
 
     def run(self, victim: Victim, lab: Lab) -> Outcome:
-        """Return the victim itself as what is left."""
-        return Outcome()
+        """Return a copy of the victim as what is left."""
+        return Outcome(victim.module())

@@ -1,4 +1,4 @@
-"""The owner's side of transfer learning: make a network that serves another task answer the owner's verifier again."""
+"""After transfer learning: the owner turns a network for another task back into one that its verifier can query."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from assay.tasks.lab import Lab
 
 
 def recovered(surrogate: nn.Module, original: nn.Module, adapted: Adapted, lab: Lab) -> nn.Module:
-    """Return the network in which the owner looks for the mark; deterministic, and no part of the attack or its cost.
+    """Return the network in which the owner looks for the mark. Deterministic; not counted as the attack's cost.
 
     Args:
         surrogate: the adapted network; not changed.

@@ -15,9 +15,9 @@ from assay.tasks.training.schedule import parse
 
 
 class RivalrousConfig(AttackConfig):
-    """Settings of an attack by somebody who knows the method."""
+    """Settings of an attack whose attacker knows the method."""
 
-    # Settings of the method's rival; a method whose rival lacks one of them is not attacked.
+    # Settings of the method's rival. If the rival lacks one of them, the attack does not apply to the method.
     rival: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -32,9 +32,9 @@ def rival_of(method: Method[Any], settings: Mapping[str, Any]) -> Rival[Any]:
 
 
 def no_rival(method: Method[Any], settings: Mapping[str, Any]) -> str | None:
-    """Return why the method has no rival with these settings, or None."""
+    """Return why the method has no rival with these settings, in one line, or None."""
     try:
         rival_of(method, settings)
     except BadInput as why:
-        return str(why).splitlines()[0]
+        return "; ".join(str(why).splitlines())
     return None

@@ -1,4 +1,7 @@
-"""What attacks that train have in common: recipes FT and SCR, label sources, frozen bodies, probes."""
+"""What attacks that train have in common: schedules, label sources, frozen bodies, probes.
+
+Two schedules recur in the literature: fine-tuning (`fine_tuning`) and training from scratch (`from_scratch`).
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,13 @@ def needs_samples(config: AttackConfig) -> str | None:
 
 
 def share_of_epochs(task: Task, paper: str, epochs: int) -> int:
-    """Return a paper's epochs of an attack at the task's size: the same share of the victim's (protocol 1.6)."""
+    """Return how many epochs an attack trains here: the same share of the victim's epochs as in the paper.
+
+    Args:
+        task: its schedule gives the victim's epochs here.
+        paper: key of the paper, which gives the victim's epochs there.
+        epochs: the attack's epochs in the paper. See docs/protocol.md for budgets.
+    """
     return scaled_epochs(epochs, victim_epochs(paper, task.dataset, task.model), task.schedule.epochs)
 
 
@@ -44,7 +53,10 @@ def learning_rate(lr: LearningRate, owner: Schedule) -> float:
 
 
 def fine_tuning(task: Task, epochs: int, lr: LearningRate, **changes: Any) -> Schedule:
-    """Return recipe FT: SGD, momentum 0.9, weight decay 5e-4, batch 128, constant rate, the task's augmentation."""
+    """Return the fine-tuning schedule: SGD at a constant rate, momentum 0.9, weight decay 5e-4, batches of 128.
+
+    Augmentation is the task's. `changes` override single fields.
+    """
     own = task.schedule
     recipe = {
         "epochs": epochs, "batch_size": 128, "optimizer": "sgd", "lr": learning_rate(lr, own), "momentum": 0.9,
@@ -55,7 +67,11 @@ def fine_tuning(task: Task, epochs: int, lr: LearningRate, **changes: Any) -> Sc
 
 
 def from_scratch(task: Task, epochs: int) -> Schedule:
-    """Return recipe SCR: SGD 0.1 with Nesterov, weight decay 5e-4, batch 64, ×0.2 at 33 %, 58 % and 83 % (WRT-C)."""
+    """Return the schedule of the SoK toolkit (Lukas et al.) for training from scratch.
+
+    SGD with Nesterov momentum 0.9 at rate 0.1, which drops to a fifth after 33 %, 58 % and 83 % of the epochs; weight
+    decay 5e-4, batches of 64.
+    """
     schedule: Schedule = task.schedule.steady(
         epochs=epochs, batch_size=64, optimizer="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4,
         drops=(20 / 60, 35 / 60, 50 / 60), drop_factor=0.2,
@@ -114,6 +130,7 @@ class FineTuning(Recipe):
             head: the only module that trains (see `only_trainable`); None: everything trains.
             factors: of the rate by parameter; None: one rate for all.
         """
+        super().__init__()
         self.targets, self.head, self.factors = targets, head, factors
 
     def before_epoch(self, model: nn.Module, epoch: int) -> None:

@@ -26,10 +26,10 @@ _UNIT = 1.4826  # makes the median absolute deviation of a normal law its standa
 
 
 class SearchConfig(AttackConfig):
-    """Settings of the search; where a comment has a dagger, the value is ours."""
+    """Settings of the search."""
 
     samples: int = Field(1000, ge=2)  # clean images of the attacker's that it uses
-    passes: int = Field(100, ge=0)  # over the samples, at most; † the original allows 1,000
+    passes: int = Field(100, ge=0)  # over the samples, at most; 100 is ours, the original allows 1,000
     batch_size: int = Field(32, ge=1)  # clean images that a step shows under every candidate
     step_size: float = Field(0.1, ge=0)  # Adam's, with betas 0.5 and 0.9
     penalty: float = Field(1e-3, ge=0)  # lambda at the start, of the mask's L1 norm in pixels
@@ -180,7 +180,7 @@ class _Search:
         count, (channels, *size) = len(targets), self.images.shape[1:]
         draws = lab.stream("trigger")
         mask, pattern = (torch.rand(count, depth, *size, generator=draws) for depth in (1, channels))
-        # A leaf per candidate: Adam leaves those without a gradient alone, so whoever is done costs nothing.
+        # A leaf per candidate: Adam leaves those without a gradient alone, so a candidate that is done costs nothing.
         self.raw_masks = [_leaf(each.mul(2).sub(1).mul(0.999).atanh(), self.device) for each in mask]
         start = pattern.mul(2).sub(1).mul(0.999).atanh() if config.pattern_range == "pixels" else pattern - 0.5
         self.raw_patterns = [_leaf(each, self.device) for each in start]

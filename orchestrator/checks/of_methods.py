@@ -113,8 +113,8 @@ def marked_model_is_detected(bench: Workbench, cls: type[Method[Any]]) -> None:
         raise ContractBroken(f"its own mark is not detected after embedding on {bench.task(cls).key}: {_told(reading)}")
 
 
-def verdict_is_well_formed(bench: Workbench, cls: type[Method[Any]]) -> None:
-    """Score and threshold are fractions, 0 <= chance < 1, 0 < p <= 1, and a counted score is matches / trials."""
+def reading_is_well_formed(bench: Workbench, cls: type[Method[Any]]) -> None:
+    """Score and threshold are fractions, 0 <= chance < 1, 0 < p <= 1, and a counted score is hits / trials."""
     reading = _short_reading(bench, cls)
     for name, value, low, high in (
         ("score", reading.score, 0.0, 1.0),
@@ -128,7 +128,7 @@ def verdict_is_well_formed(bench: Workbench, cls: type[Method[Any]]) -> None:
     if type(reading.accepted) is not bool or not reading.test:
         raise ContractBroken(f"accepted must be a bool and test a name, got {reading.accepted!r} and {reading.test!r}")
     if reading.trials and (reading.hits is None or not 0 <= reading.hits <= reading.trials):
-        raise ContractBroken(f"{reading.hits} matches of {reading.trials} trials; expected 0 <= matches <= trials")
+        raise ContractBroken(f"{reading.hits} hits of {reading.trials} trials; expected 0 <= hits <= trials")
 
 
 def unmarked_model_is_not_detected(bench: Workbench, cls: type[Method[Any]]) -> None:
@@ -387,7 +387,7 @@ METHOD_CHECKS = (
     unmarked_model_is_not_detected,
     wrong_secret_is_not_detected,
     p_values_are_honest,
-    verdict_is_well_formed,
+    reading_is_well_formed,
     secret_comes_from_its_stream,
     embedding_is_deterministic,
     stopping_and_resuming_changes_nothing,

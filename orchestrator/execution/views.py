@@ -50,22 +50,34 @@ def _readable(out: Path, name: str, read: Callable[[Path], _Records], note: Call
 
 
 def sound_database(path: Path, note: Callable[[str], None]) -> None:
-    """Set an sqlite database aside that is none or is damaged; one that is merely locked stays."""
+    """Set MLflow's sqlite database aside if it is damaged or was never finished; one that is merely locked stays."""
     if not path.is_file():
         return
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+            sound = _is_sound(database)
     except sqlite3.OperationalError:  # somebody writes, or we may not read
         return
-    except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
+    except sqlite3.DatabaseError:
+        sound = False
+    if not sound:
         aside = set_aside(path)
         for part in ("-journal", "-wal", "-shm"):
             if (beside := path.with_name(path.name + part)).exists():
                 beside.replace(path.with_name(aside.name + part))
         note(f"{path}: damaged, now {aside.name}; rebuilt from the results")
+
+
+def _is_sound(database: sqlite3.Connection) -> bool:
+    """Whether all pages are well, and no kill or full disk stopped MLflow while it made its tables."""
+    if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        return False
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables:
+        return True  # MLflow makes them
+    if "alembic_version" not in tables or any(name.startswith("_alembic_tmp") for name in tables):
+        return False
+    return database.execute("SELECT count(*) FROM alembic_version").fetchone()[0] > 0
 
 
 def set_aside(path: Path) -> Path:

@@ -60,36 +60,69 @@ def unpack_classes(packed: bytes) -> tuple[type[Any], ...]:
     return classes
 
 
-def _is_loose(module: str) -> bool:
+def _is_loose(name: str) -> bool:
     """Whether a module lies in no installed package, so that workers may not find it; `__main__` travels anyway."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if module == "__main__" or file is None or module.partition(".")[0] == "assay":
+    module = sys.modules.get(name)
+    if name == "__main__" or module is None or name.partition(".")[0] == "assay":
         return False
-    installed = {sysconfig.get_path(name) for name in ("stdlib", "platlib", "purelib")}
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return module.__spec__ is None  # made by hand; an interpreter's own has a specification
+    installed = {sysconfig.get_path(place) for place in ("stdlib", "platlib", "purelib")}
     return not any(Path(file).is_relative_to(folder) for folder in installed)
 
 
 def class_source(cls: type[Any]) -> bytes:
     """Return what tells whether two classes are the same code: their texts, or their pickled code if there is none.
 
-    The texts are those of the class and of the bases beside it in its module. Code that was never a file or a
-    notebook's cell has no text; its bytes differ between processes, so that its stages run again.
+    The texts are those of the class and of the bases beside it in its module, not of functions that they call. Code
+    that was never in a file or a notebook's cell has no text; its bytes differ between processes, so that its stages
+    run again.
     """
     beside = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
-    texts = [_text(base) for base in beside]
-    if None not in texts:
-        return "\n".join(filter(None, texts)).encode()
-    return _pickled(cls)
+    files = {file for base in beside for file in _files(base)}
+    texts = [_text(base, files) for base in beside]
+    return pack_classes((cls,)) if None in texts else "\n".join(filter(None, texts)).encode()
 
 
-def _text(cls: type[Any]) -> str | None:
+def _text(cls: type[Any], files: set[str]) -> str | None:
     with suppress(OSError, TypeError):
         return inspect.getsource(cls)
     # A notebook's cell: `inspect` knows the texts of its functions, but of no class.
-    for member in vars(cls).values():
-        code = getattr(inspect.unwrap(member), "__code__", None) if callable(member) else None
-        text = "".join(linecache.getlines(code.co_filename)) if code else ""
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
-                return ast.get_source_segment(text, node)
-    return None
+    for file in sorted(files):
+        with suppress(SyntaxError):
+            text = "".join(linecache.getlines(file))
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                    return ast.get_source_segment(text, node)
+    return _spelled_out(cls)
+
+
+def _files(cls: type[Any]) -> set[str]:
+    """Names of the files or cells in which a class's own functions stand."""
+    members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in vars(cls).values()]
+    codes = [getattr(member, "__code__", None) for member in members]
+    return {code.co_filename for code in codes if code is not None}
+
+
+def _spelled_out(cls: type[Any]) -> str | None:
+    """Return the name, bases and values of a class without functions; None if a value cannot be spelled."""
+    values = {name: _spelled(value) for name, value in vars(cls).items() if not name.startswith(("__", "_abc_"))}
+    if None in values.values():
+        return None
+    lines = [f"    {name} = {value}" for name, value in sorted(values.items())]
+    bases = ", ".join(base.__qualname__ for base in cls.__bases__)
+    return "\n".join([f"class {cls.__qualname__}({bases}):", *lines])
+
+
+def _spelled(value: Any) -> str | None:
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return repr(value)
+    if isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, dict):
+        value = list(value.items())
+    if not isinstance(value, list | tuple):
+        return None
+    parts = [_spelled(part) for part in value]
+    return None if None in parts else f"[{', '.join(filter(None, parts))}]"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from assay.orchestrator.planning.grid import Grid
-from assay.orchestrator.planning.plan import Plan
+from assay.orchestrator.planning.plan import Plan, Stage
 from assay.tasks.errors import BadInput
 
 
@@ -32,7 +32,9 @@ def unite(grids: Sequence[Grid], plans: Sequence[Plan]) -> tuple[Grid, Plan]:
     source = "---\n".join(grid.source if grid.source.endswith("\n") else f"{grid.source}\n" for grid in grids)
     cells = {cell.key: cell for plan in plans for cell in plan.cells}
     # Parents stay before children: each plan has them so, and a stage that is there already has its parents there.
-    stages = {key: stage for plan in reversed(plans) for key, stage in plan.stages.items()}
-    order = dict.fromkeys(key for plan in plans for key in plan.stages)
-    ordered = {key: stages[key] for key in order}
-    return replace(first, name=name, source=source), Plan(name, first.profile, list(cells.values()), ordered)
+    stages: dict[str, Stage] = {}
+    for stage in (stage for plan in plans for stage in plan.stages.values()):
+        known = stages.setdefault(stage.key, stage)
+        if stage.keep and not known.keep:  # a chain of one grid goes on from what an attack of another one leaves
+            stages[stage.key] = replace(known, keep=True)
+    return replace(first, name=name, source=source), Plan(name, first.profile, list(cells.values()), stages)

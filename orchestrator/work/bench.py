@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from assay.orchestrator.keys import canonical
 from assay.orchestrator.planning.classes import unpack_classes
 from assay.orchestrator.planning.configs import configured
 from assay.orchestrator.planning.plan import Stage
-from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.planning.registry import Registry, fingerprint
 from assay.orchestrator.records import AttackRecord
 from assay.orchestrator.store import Store
 from assay.orchestrator.work.memory import PeakMemory
@@ -114,7 +114,8 @@ class Bench:
         self.context = context
         self.store = Store(Path(context.out) / "store")
         self.device = torch.device(context.device)
-        self.registry = _registry(context.plugins, context.classes)
+        files = tuple((plugin, fingerprint(Path(plugin))) for plugin in context.plugins)
+        self.registry = _registry(files, context.classes)
         self.task = Task.model_validate_json(canonical(self.identity["task"]))
         self.clock = Clock(self.device)
 
@@ -143,13 +144,21 @@ class Bench:
 
     def method(self) -> Method[Any]:
         """The stage's method with its configuration, no secret."""
-        own = self.identity["method"]
+        own = self._own("method")
         return configured(self.registry.methods[own["key"]], own["config"])
 
     def attack(self) -> Attack[Any]:
         """The stage's attack with its configuration."""
-        own = self.identity["attack"]
+        own = self._own("attack")
         return configured(self.registry.attacks[own["key"]], own["config"])
+
+    def _own(self, what: Literal["method", "attack"]) -> dict[str, Any]:
+        """What the identity says of the method or attack; a plugin file must still be the one that was planned."""
+        own: dict[str, Any] = self.identity[what]
+        place = self.registry.place(what, own["key"])
+        if Path(place) in self.registry.plugins and self.registry.source(what, own["key"]) != own.get("source"):
+            raise AssayError(f"{place} was edited after the sweep began; run the same command again")
+        return own
 
     def network(self, key: str) -> nn.Module:
         """A committed parent's network, eval mode, on the device; shared by this process's stages: only to look at.
@@ -227,8 +236,9 @@ class Bench:
 
 
 @lru_cache(maxsize=4)
-def _registry(plugins: tuple[str, ...], classes: bytes) -> Registry:
-    return Registry([Path(plugin) for plugin in plugins], unpack_classes(classes))
+def _registry(plugins: tuple[tuple[str, str], ...], classes: bytes) -> Registry:
+    """Return the registry of plugin files, each with its fingerprint: an edited file is another one."""
+    return Registry([Path(plugin) for plugin, _ in plugins], unpack_classes(classes))
 
 
 @lru_cache(maxsize=4)

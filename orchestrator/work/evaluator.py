@@ -90,8 +90,8 @@ class Evaluator:
             compared["parameters_share"] = _size(left) / _size(victim)
             if len(data.held_out):
                 compared["main_held_out"] = evaluate(left, data.held_out)
-            if outcome.structure == "same" and _alike(victim, left):
-                compared["weight_change"], compared["weight_change_most"] = _weight_change(victim, left)
+        if outcome.structure == "same" and _alike(victim, left):
+            compared["weight_change"], compared["weight_change_most"] = _weight_change(victim, left)
         if adapted is None and (scratch := bench.identity.get("scratch")) is not None:
             # What the attacker reaches on its own data without the victim.
             compared["main_scratch"] = bench.store.record(scratch)["result"]["main"]

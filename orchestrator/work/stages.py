@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from assay.attacks.base import Needs, Victim
+from assay.attacks.base import Attack, Kind, Needs, Outcome, Victim
 from assay.methods.base import Secret
 from assay.methods.embedding import embed, verify
 from assay.orchestrator.planning.plan import Stage
@@ -22,7 +22,7 @@ from assay.orchestrator.store import Store, out_of_room
 from assay.orchestrator.work.bench import Bench, Context
 from assay.orchestrator.work.environment import environment, prepare
 from assay.orchestrator.work.evaluator import Evaluator
-from assay.tasks.errors import AssayError, Diverged, UnsupportedModel
+from assay.tasks.errors import AssayError, BrokenOutcome, Diverged, UnsupportedModel
 from assay.tasks.lab import Lab, Role
 from assay.tasks.streams import stream_seed
 from assay.tasks.training.trainer import evaluate
@@ -70,7 +70,7 @@ def _processed(bench: Bench) -> Product:
     lab = bench.lab(attack.key, seed, name, "attacker", bench.splits.attacker_view(attack.config.split))
     victim = Victim(bench.network(identity["processed"]), attack.access, bench.task, bench.method(), lab.meter)
     with bench.clock.running():
-        outcome = attack.run(victim, lab).checked("removal")
+        outcome = _ran(attack, victim, lab, "removal")
     assert outcome.surrogate is not None
     costs, main = bench.costs(lab.meter), evaluate(outcome.surrogate.eval(), bench.splits.test)
     return Product(
@@ -118,7 +118,7 @@ def _attack(bench: Bench) -> Product:
     try:
         victim = Victim(bench.victim(needs.access), needs.access, task, method, lab.meter, leaked)
         with bench.clock.running():
-            outcome = attack.run(victim, lab).checked(attack.kind)
+            outcome = _ran(attack, victim, lab, attack.kind)
     except UnsupportedModel as why:  # known only when it meets the network; the cell says so like any other
         return Product(AttackRecord(not_applicable=str(why)), costs=bench.costs(lab.meter))
     costs = bench.costs(lab.meter)
@@ -138,6 +138,14 @@ def _attack(bench: Bench) -> Product:
     )
 
 
+def _ran(attack: Attack[Any], victim: Victim, lab: Lab, kind: Kind) -> Outcome:
+    """Return what an attack leaves behind, checked before anything is read."""
+    outcome = attack.run(victim, lab)
+    if not isinstance(outcome, Outcome):
+        raise BrokenOutcome(f"{attack.key}: run() returned {type(outcome).__name__}, not an Outcome")
+    return outcome.checked(kind)
+
+
 def _earlier_rival(bench: Bench) -> Secret | None:
     """Return the claim that an earlier link of the chain left, if one did."""
     parent = bench.identity.get("after")
@@ -152,7 +160,8 @@ def _beside(
     victim = Victim(
         bench.network(bench.identity["beside"]), needs.access, bench.task, bench.method(), lab.meter, leaked
     )
-    outcome = bench.attack().run(victim, lab)
+    attack = bench.attack()
+    outcome = _ran(attack, victim, lab, attack.kind)
     if outcome.surrogate is None or outcome.adapted is not None:
         return record
     model = outcome.surrogate.to(bench.device).eval()

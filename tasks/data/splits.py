@@ -152,9 +152,8 @@ class Splits:
 
     def _limited(self, share: float, mode: str, generator: torch.Generator) -> Party:
         parts = (self.attacker.train, self.attacker.held_out)
-        whole = Labelled.join(*parts)
-        if parts[0].groups is not None and parts[1].groups is not None:
-            whole = replace(whole, groups=torch.cat([parts[0].groups, parts[1].groups]))
+        groups = [part.groups for part in parts if part.groups is not None]
+        whole = replace(Labelled.join(*parts), groups=torch.cat(groups) if groups else None)
         total = len(whole) + len(self.owner.train) + len(self.owner.held_out)
         size = min(round(share * total), len(whole))
         index = torch.randperm(len(whole), generator=generator)[:size]

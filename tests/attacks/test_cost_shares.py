@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attack_range import Range
 
 from assay.attacks.distill import Distill
 from assay.attacks.extract import Extract
@@ -27,10 +28,10 @@ CLOSE = 1.3
     ],
 )
 def test_work_is_what_samples_and_epochs_say(
-    field: Any, attack: Any, config: dict[str, Any], epochs: int, passes: float
+    field: Range, attack: Any, config: dict[str, Any], epochs: int, passes: float
 ) -> None:
-    lab, victim = field.lab(attack.key), field.victim(attack.needs)
-    attack(attack.Config(**config)).run(victim, field.splits.attacker, lab)
+    lab, victim = field.lab(attack.key), field.victim(attack.access)
+    attack(attack.Config(**config)).run(victim, lab)
     owner, own = len(field.splits.owner.train), len(field.splits.attacker.train)
     share = (lab.meter.work + victim.meter.work) / (3 * owner * field.task.schedule.epochs)
     expected = passes * own * epochs / (owner * field.task.schedule.epochs)
@@ -38,9 +39,9 @@ def test_work_is_what_samples_and_epochs_say(
 
 
 @pytest.mark.parametrize("source", ["in_dist", "noise"])
-def test_extraction_costs_its_queries_beside_training(field: Any, source: Any) -> None:
+def test_extraction_costs_its_queries_beside_training(field: Range, source: Any) -> None:
     lab, victim = field.lab("extract"), field.victim("labels")
-    Extract(Extract.Config(source=source, budget=0.25)).run(victim, field.splits.attacker, lab)
+    Extract(Extract.Config(source=source, budget=0.25)).run(victim, lab)
     owner, epochs = len(field.splits.owner.train), field.task.schedule.epochs
     share = (lab.meter.work + victim.meter.work) / (3 * owner * epochs)
     expected = 0.25 * (1 + 1 / (3 * epochs))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from attack_range import Range, SignMark, TriggerMark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,7 +15,7 @@ from torch import nn
 
 from assay.attacks.distill import Config, Distill, Distillation, distillation_loss
 from assay.methods.base import MethodConfig
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import verify
 from assay.tasks.errors import AccessDenied
 from assay.tasks.streams import global_stream
 from assay.tasks.training.meter import Meter
@@ -58,7 +59,7 @@ def test_gradient_size_hardly_depends_on_the_temperature() -> None:
     assert norms[0] / norms[1] == pytest.approx(1, abs=0.2)
 
 
-def test_alpha_zero_is_plain_training(field: Any) -> None:
+def test_alpha_zero_is_plain_training(field: Range) -> None:
     victim = field.victim("logits")
     student = field.run(Distill, victim, alpha=0.0, epochs=2).surrogate
     lab = field.lab("distill")
@@ -72,19 +73,19 @@ def test_alpha_zero_is_plain_training(field: Any) -> None:
 
 
 @pytest.mark.parametrize(("view", "times"), [("augmented", 3), ("fixed", 1)])
-def test_queries(field: Any, view: Any, times: int) -> None:
+def test_queries(field: Range, view: Any, times: int) -> None:
     victim = field.victim("logits")
     field.run(Distill, victim, epochs=3, teacher_view=view)
     assert victim.meter.queries == times * len(field.splits.attacker.train)
 
 
-def test_both_views_agree_without_augmentation(field: Any) -> None:
+def test_both_views_agree_without_augmentation(field: Range) -> None:
     students = [field.run(Distill, epochs=2, teacher_view=view).surrogate for view in ("augmented", "fixed")]
     weights = [student.fc1.weight for student in students]
     assert torch.allclose(*weights, atol=1e-4)
 
 
-def test_the_student_learns_the_victims_answers(field: Any) -> None:
+def test_the_student_learns_the_victims_answers(field: Range) -> None:
     student = field.run(Distill, alpha=1.0, epochs=30).surrogate
     inputs = field.splits.test.model_inputs()
     with torch.no_grad():
@@ -92,21 +93,21 @@ def test_the_student_learns_the_victims_answers(field: Any) -> None:
     assert float(agree) > 0.6
 
 
-def test_another_architecture(field: Any) -> None:
+def test_another_architecture(field: Range) -> None:
     outcome = field.run(Distill, student="lenet5", epochs=1)
     assert outcome.structure == "other_arch"
     assert type(outcome.surrogate).__name__ == "LeNet5"
     assert field.run(Distill, epochs=0).structure == "same"
 
 
-def test_the_recipe_from_scratch_spans_the_victims_epochs(field: Any) -> None:
+def test_the_recipe_from_scratch_spans_the_victims_epochs(field: Range) -> None:
     schedule = Distill(Config(schedule="scratch"))._schedule(field.task)
     assert (schedule.epochs, schedule.lr, schedule.batch_size) == (5, 0.1, 64)
     longer = Distill(Config(epochs=6, schedule="scratch"))._schedule(field.task)
     assert [longer.lr_at(epoch) for epoch in range(6)] == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.0008])
 
 
-def test_an_interrupted_run_reports_the_same_queries(field: Any) -> None:
+def test_an_interrupted_run_reports_the_same_queries(field: Range) -> None:
     first = Distillation(field.victim("logits"), Config(), None)
     first.victim.logits(field.splits.attacker.train.inputs[:30])
     resumed = field.victim("logits")
@@ -117,8 +118,8 @@ def test_an_interrupted_run_reports_the_same_queries(field: Any) -> None:
     assert second.state_dict() == first.state_dict()
 
 
-def test_soft_answers_alone_are_seen(field: Any) -> None:
-    victim = field.victim(Distill.needs)
+def test_soft_answers_alone_are_seen(field: Range) -> None:
+    victim = field.victim(Distill.access)
     with pytest.raises(AccessDenied):
         victim.module()
 
@@ -128,20 +129,20 @@ def test_unknown_student_names_the_nearest() -> None:
         Config(student="lenet")
 
 
-def test_a_student_for_other_inputs_is_refused(field: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_for_other_inputs_is_refused(field: Range, monkeypatch: pytest.MonkeyPatch) -> None:
     from assay.attacks.parts import students
 
     monkeypatch.setattr(students, "kind_of", lambda key: "text" if key == "lenet5" else "image")
-    method = field.SignMark(MethodConfig())
+    method = SignMark(MethodConfig())
     assert "takes text inputs" in str(Distill(Config(student="lenet5")).supports(field.task, method))
     assert Distill(Config(student="cnn-mini")).supports(field.task, method) is None
 
 
-def test_nothing_to_train_on_is_said(field: Any) -> None:
-    assert "no data" in str(Distill(Config(split="none")).supports(field.task, field.SignMark(MethodConfig())))
+def test_nothing_to_train_on_is_said(field: Range) -> None:
+    assert "no data" in str(Distill(Config(split="none")).supports(field.task, SignMark(MethodConfig())))
 
 
-def test_loss_terms_follow_their_weights(field: Any) -> None:
+def test_loss_terms_follow_their_weights(field: Range) -> None:
     from assay.tasks.training.recipe import Batch
 
     part = field.splits.attacker.train.take(slice(0, 40))
@@ -167,7 +168,7 @@ class Shifted(nn.Module):
         return answered
 
 
-def test_a_student_keeps_a_signal_in_the_answers(field: Any) -> None:
+def test_a_student_keeps_a_signal_in_the_answers(field: Range) -> None:
     signal = torch.tensor([1.0, -1.0] * 5)
     settings = {"alpha": 1.0, "epochs": 12}
     plain = field.run(Distill, **settings).surrogate
@@ -177,12 +178,10 @@ def test_a_student_keeps_a_signal_in_the_answers(field: Any) -> None:
     assert float((difference - difference.mean()).dot(signal)) / 10 > 0.4
 
 
-def test_a_student_loses_a_mark_in_images_that_it_never_saw(field: Any) -> None:
-    method = field.TriggerMark(MethodConfig())
-    lab, owner = field.lab(method.key, seed=1), field.splits.owner
-    secret, schedule = method.draw(field.task, owner, lab), field.task.schedule.but(epochs=8, lr=5e-3)
-    model = method.implant(field.task.build("marked"), secret, field.task, owner, lab, schedule).model
-    assert method.verify(Suspect(model, "labels", method.key), secret).score > 0.9
+def test_a_student_loses_a_mark_in_images_that_it_never_saw(field: Range) -> None:
+    method = TriggerMark(MethodConfig())
+    model, secret = field.marked(method, epochs=8, lr=5e-3)
+    assert verify(method, model, secret).score > 0.9
     student = field.run(Distill, field.victim("logits", method, model), epochs=12).surrogate
     assert evaluate(student, field.splits.test) > 0.8
-    assert method.verify(Suspect(student, "labels", method.key), secret).score < 0.4
+    assert verify(method, student, secret).score < 0.4

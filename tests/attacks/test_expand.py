@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range, SignMark, Zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,7 +16,7 @@ from torch import nn
 from assay.attacks.expand import Config, Expand, cost, eligible, responses, restored
 from assay.attacks.parts.low_rank import Factors, channel_factors, full_rank, rank_for, recompose, spatial_factors
 from assay.methods.base import MethodConfig
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import verify
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.networks.architectures import ARCHITECTURES
 from assay.tasks.training.meter import Meter
@@ -98,7 +99,7 @@ def test_ranks_by_hand() -> None:
     assert rank_for(nn.Conv2d(1, 50, 3), "channel", 1) == min(7, 9)
 
 
-def test_principal_components_of_the_responses(field: Any) -> None:
+def test_principal_components_of_the_responses(field: Range) -> None:
     """On the data they come from, no other projection of that rank does better; the constant term makes it affine."""
     model, inputs = field.model, field.splits.attacker.train.inputs[:50]
     mean, covariance = responses(model, ["conv2"], inputs, Meter())["conv2"]
@@ -120,7 +121,7 @@ def test_principal_components_of_the_responses(field: Any) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(ARCHITECTURES))
-def test_registered_networks_at_full_rank(zoo: Any, key: str) -> None:
+def test_registered_networks_at_full_rank(zoo: type[Zoo], key: str) -> None:
     if not eligible(zoo.copy(key)):
         assert key in ("lstm", "textcnn", "mobilenetv2", "shufflenetv2") or key.startswith("mlp")
         return
@@ -134,7 +135,7 @@ def test_registered_networks_at_full_rank(zoo: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["spatial", "channel", "channel-data", "both"])
-def test_the_surrogate_and_what_an_owner_makes_of_it(field: Any, scheme: Any) -> None:
+def test_the_surrogate_and_what_an_owner_makes_of_it(field: Range, scheme: Any) -> None:
     outcome = field.run(Expand, scheme=scheme, inputs=100)
     inputs = field.splits.test.inputs
     assert outcome.structure == "changed"
@@ -148,7 +149,7 @@ def test_the_surrogate_and_what_an_owner_makes_of_it(field: Any, scheme: Any) ->
     assert float(change.norm() / predict(field.model, inputs).norm()) < 1e-5
 
 
-def test_costs_follow_the_formula(field: Any) -> None:
+def test_costs_follow_the_formula(field: Range) -> None:
     outcome = field.run(Expand, speedup=2.5)
     before, after = cost(field.model, field.task), cost(outcome.surrogate, field.task)
     # conv2 is 16 -> 32 channels, 3x3, on 14x14 maps; rank 12 takes 12 · 3 · (16 + 32) weights
@@ -159,7 +160,7 @@ def test_costs_follow_the_formula(field: Any) -> None:
     assert outcome.report["layers"] == 1
 
 
-def test_several_layers_the_costliest_first(zoo: Any) -> None:
+def test_several_layers_the_costliest_first(zoo: type[Zoo]) -> None:
     model = zoo.copy("resnet8")
     layers = list(eligible(model))
     assert Expand(Config(layers="all"))._chosen(model, {}) == layers
@@ -173,13 +174,12 @@ def test_several_layers_the_costliest_first(zoo: Any) -> None:
     assert several({"blocks.1.conv1": 100}, speedup=1) == []
 
 
-def test_refreshing_needs_inputs_and_counts_them(field: Any) -> None:
+def test_refreshing_needs_inputs_and_counts_them(field: Range) -> None:
     labs = {}
     for split in ("disjoint20", "none"):
-        lab, points = field.lab("expand"), []
+        lab, points = field.lab("expand", data=field.splits.attacker_view(split)), []
         lab.probe = lambda step, model, points=points: points.append(step)
-        data = field.splits.attacker_view(split)
-        outcome = Expand(Config(split=split, inputs=60)).run(field.victim("weights"), data, lab)
+        outcome = Expand(Config(split=split, inputs=60)).run(field.victim("weights"), lab)
         labs[split] = (lab.meter.forward_samples, points, outcome.surrogate.bn2.running_mean)
     assert labs["disjoint20"][:2] == (60, [0, 1])
     assert labs["none"][:2] == (0, [0])
@@ -198,18 +198,18 @@ def test_refreshed_statistics_are_averages_of_one_pass() -> None:
     assert (model[1].momentum, model.training, model[1].training, meter.forward_samples) == (0.3, False, False, 256)
 
 
-def test_a_mark_is_read_from_the_restored_network_alone(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_a_mark_is_read_from_the_restored_network_alone(field: Range) -> None:
+    method = SignMark(MethodConfig())
     model, secret = field.marked(method)
     outcome = field.run(Expand, field.victim("weights", method, model), rank="full")
-    as_left = method.verify(Suspect(outcome.surrogate, "weights", "signs"), secret)
+    as_left = verify(method, outcome.surrogate, secret)
     assert not as_left.applicable
-    assert not as_left.detected
-    assert method.verify(Suspect(outcome.restored, "weights", "signs"), secret).score == 1.0
+    assert not as_left.accepted
+    assert verify(method, outcome.restored, secret).score == 1.0
 
 
-def test_where_it_does_not_apply(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_where_it_does_not_apply(field: Range) -> None:
+    method = SignMark(MethodConfig())
     data_free = Expand(Config(scheme="channel-data", split="none"))
     assert "leaves no inputs" in str(data_free.supports(field.task, method))
     dense = field.task.model_copy(update={"model": "mlp-256x2"})
@@ -217,7 +217,7 @@ def test_where_it_does_not_apply(field: Any) -> None:
     assert Expand(Config()).supports(field.task, method) is None
 
 
-def test_a_copy_without_factors_is_restored_to_itself(zoo: Any) -> None:
+def test_a_copy_without_factors_is_restored_to_itself(zoo: type[Zoo]) -> None:
     model = zoo.copy("lenet5")
     assert zoo.change("lenet5", restored(model)) == 0
     with pytest.raises(UnsupportedModel, match="at least 31x31"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range, SignMark
 from pydantic import ValidationError
 
 from assay.attacks.extract import Config, Extract, owner_samples
@@ -23,7 +24,7 @@ def foreign(count: int, *shape: int) -> tuple[Labelled, Labelled]:
     return data, data.take(slice(0, 0))
 
 
-def extract(field: Any, others: dict[str, Any] | None = None, **config: Any) -> tuple[Any, Any, Any]:
+def extract(field: Range, others: dict[str, Any] | None = None, **config: Any) -> tuple[Any, Any, Any]:
     """Return the outcome, the victim and the lab of one attack."""
     victim, lab = field.victim("labels"), field.lab("extract")
     asked: list[torch.Tensor] = []
@@ -37,23 +38,23 @@ def extract(field: Any, others: dict[str, Any] | None = None, **config: Any) -> 
     victim.labels = watch
     lab.other = lambda key: (others or {})[key]
     lab.asked = asked
-    outcome = Extract(Config(**config)).run(victim, field.splits.attacker, lab)
+    outcome = Extract(Config(**config)).run(victim, lab)
     return outcome, victim, lab
 
 
-def own_rows(field: Any) -> set[bytes]:
+def own_rows(field: Range) -> set[bytes]:
     party = field.splits.attacker
     return {row.numpy().tobytes() for part in (party.train, party.held_out) for row in part.inputs}
 
 
-def test_the_owners_size_follows_from_public_facts(field: Any) -> None:
+def test_the_owners_size_follows_from_public_facts(field: Range) -> None:
     assert owner_samples(field.task, field.splits.attacker) == len(field.splits.owner.train)
     whole = Task(dataset="cifar10", model="lenet5")
     assert owner_samples(whole, field.splits.attacker) == 36_000
 
 
 @pytest.mark.parametrize("source", ["in_dist", "ood", "noise"])
-def test_queries_are_as_many_as_the_budget(field: Any, source: Any) -> None:
+def test_queries_are_as_many_as_the_budget(field: Range, source: Any) -> None:
     outcome, victim, lab = extract(field, {"cifar10": foreign(400, 3, 32, 32)}, source=source, budget=0.25, epochs=1)
     wanted = round(0.25 * len(field.splits.owner.train))
     assert victim.meter.queries == wanted == outcome.report["queries"]
@@ -64,7 +65,7 @@ def test_queries_are_as_many_as_the_budget(field: Any, source: Any) -> None:
     assert outcome.report["largest_class"] == max(shares)
 
 
-def test_in_distribution_queries_are_the_attackers_own_images_first(field: Any) -> None:
+def test_in_distribution_queries_are_the_attackers_own_images_first(field: Range) -> None:
     own = own_rows(field)
     _, _, lab = extract(field, budget=0.2, epochs=0)
     assert {row.numpy().tobytes() for row in lab.asked[0]} <= own
@@ -76,14 +77,14 @@ def test_in_distribution_queries_are_the_attackers_own_images_first(field: Any) 
     assert len(lab.asked[0]) == len(field.splits.owner.train)
 
 
-def test_a_budget_beyond_all_images_is_cut_and_said(field: Any) -> None:
+def test_a_budget_beyond_all_images_is_cut_and_said(field: Range) -> None:
     outcome, victim, _ = extract(field, {"digits": foreign(10, 1, 28, 28)}, budget=2.0, epochs=0)
     held = len(field.splits.attacker.train) + len(field.splits.attacker.held_out)
     assert victim.meter.queries == held + 10
     assert "queries are wanted" in outcome.notes[0]
 
 
-def test_augmented_views_count_as_queries(field: Any) -> None:
+def test_augmented_views_count_as_queries(field: Range) -> None:
     outcome, victim, lab = extract(
         field, {"digits": foreign(10, 1, 28, 28)}, budget=2.0, epochs=0, requery_augmented=True
     )
@@ -93,15 +94,15 @@ def test_augmented_views_count_as_queries(field: Any) -> None:
     assert len(lab.asked[0].flatten(1).unique(dim=0)) > 0.9 * len(lab.asked[0])
 
 
-def test_nothing_but_labels_is_seen(field: Any) -> None:
-    victim = field.victim(Extract.needs)
+def test_nothing_but_labels_is_seen(field: Range) -> None:
+    victim = field.victim(Extract.access)
     for more in (victim.logits, victim.probabilities):
         with pytest.raises(AccessDenied):
             more(field.splits.attacker.train.inputs)
 
 
 @pytest.mark.slow
-def test_noise_teaches_little_and_in_distribution_images_a_lot(field: Any) -> None:
+def test_noise_teaches_little_and_in_distribution_images_a_lot(field: Range) -> None:
     inputs, public = field.splits.test.model_inputs(), (untouched("digits", None, 600),) * 2
     agree = {}
     for source in ("in_dist", "noise"):
@@ -113,7 +114,7 @@ def test_noise_teaches_little_and_in_distribution_images_a_lot(field: Any) -> No
     assert agree["noise"] < agree["in_dist"] - 0.2
 
 
-def test_one_sided_answers_are_said(field: Any) -> None:
+def test_one_sided_answers_are_said(field: Range) -> None:
     field.model = field.task.build("constant")
     with torch.no_grad():
         field.model.fc2.weight.zero_()
@@ -122,20 +123,25 @@ def test_one_sided_answers_are_said(field: Any) -> None:
     assert outcome.notes == ["class 9 holds 100% of the answers"]
 
 
-def test_what_data_are_declared(field: Any) -> None:
+def test_what_data_are_declared(field: Range) -> None:
+    def asked(task: Task, **config: Any) -> tuple[str, ...]:
+        needed = Extract(Config(**config)).needs(task, SignMark(MethodConfig()))
+        assert (needed.access, needed.data, needed.key) == ("labels", True, False)
+        return needed.datasets
+
     small, whole = field.task, Task(dataset="digits", model="cnn-mini")
-    assert Extract(Config()).datasets(small) == ("digits",)
-    assert Extract(Config()).datasets(whole) == ()  # nothing of the training set is left
-    assert Extract(Config(source="ood")).datasets(small) == ("cifar10",)
-    assert Extract(Config(source="ood", ood="mnist")).datasets(small) == ("mnist",)
-    assert Extract(Config(source="noise")).datasets(small) == ()
+    assert asked(small) == ("digits",)
+    assert asked(whole) == ()  # nothing of the training set is left
+    assert asked(small, source="ood") == ("cifar10",)
+    assert asked(small, source="ood", ood="mnist") == ("mnist",)
+    assert asked(small, source="noise") == ()
     traffic = Task(dataset="gtsrb", model="cnn-mini")
-    assert Extract(Config(source="ood")).datasets(traffic) == ("imagenet100",)
-    assert Extract(Config(source="ood", stand_in=True)).datasets(traffic) == ("tiny_imagenet_32",)
+    assert asked(traffic, source="ood") == ("imagenet100",)
+    assert asked(traffic, source="ood", stand_in=True) == ("tiny_imagenet_32",)
 
 
-def test_reasons(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_reasons(field: Range) -> None:
+    method = SignMark(MethodConfig())
     assert "no data" in str(Extract(Config(split="none")).supports(field.task, method))
     assert Extract(Config(split="none", source="noise")).supports(field.task, method) is None
     assert "holds images of digits" in str(Extract(Config(source="ood", ood="digits")).supports(field.task, method))
@@ -143,6 +149,6 @@ def test_reasons(field: Any) -> None:
         Config(ood="mnst")
 
 
-def test_another_architecture(field: Any) -> None:
+def test_another_architecture(field: Range) -> None:
     outcome, _, _ = extract(field, student="lenet5", budget=0.2, epochs=0)
     assert outcome.structure == "other_arch"

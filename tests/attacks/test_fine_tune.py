@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range, SignMark
 from torch import nn
 
 from assay.attacks.fine_tune import Config, FineTune
@@ -15,35 +16,35 @@ from assay.tasks.task import Task
 from assay.tasks.training.schedule import Schedule
 
 
-def moved(field: Any, model: nn.Module) -> set[str]:
+def moved(field: Range, model: nn.Module) -> set[str]:
     before, after = field.model.state_dict(), model.state_dict()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_zero_epochs_and_a_zero_rate_change_nothing(field: Any) -> None:
+def test_zero_epochs_and_a_zero_rate_change_nothing(field: Range) -> None:
     assert moved(field, field.run(FineTune, epochs=0).surrogate) == set()
     still = moved(field, field.run(FineTune, epochs=1, lr=0.0).surrogate)
     assert not any("weight" in name or "bias" in name for name in still)
 
 
 @pytest.mark.parametrize("mode", ["ftll", "rtll"])
-def test_only_the_head_moves(field: Any, mode: Any) -> None:
+def test_only_the_head_moves(field: Range, mode: Any) -> None:
     surrogate = field.run(FineTune, mode=mode, epochs=2, lr=0.05).surrogate
     assert moved(field, surrogate) == {"fc2.weight", "fc2.bias"}
     assert all(parameter.requires_grad for parameter in surrogate.parameters())
 
 
-def test_retraining_draws_a_new_head(field: Any) -> None:
+def test_retraining_draws_a_new_head(field: Range) -> None:
     assert moved(field, field.run(FineTune, mode="rtal", epochs=0).surrogate) == {"fc2.weight", "fc2.bias"}
     heads = [field.run(FineTune, mode="rtll", epochs=0, seed=seed).surrogate.fc2.weight for seed in (1, 1, 2)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
 
-def test_all_layers_move_and_the_loss_falls(field: Any) -> None:
+def test_all_layers_move_and_the_loss_falls(field: Range) -> None:
     lab = field.lab("fine-tune")
     attack = FineTune(Config(epochs=4, lr=0.01))
-    outcome = attack.run(field.victim("weights"), field.splits.attacker, lab)
+    outcome = attack.run(field.victim("weights"), lab)
     losses = [row["task"] for row in lab.curves]
     assert {"conv1.weight", "bn1.running_mean", "fc2.bias"} <= moved(field, outcome.surrogate)
     assert losses[-1] < losses[0]
@@ -51,10 +52,10 @@ def test_all_layers_move_and_the_loss_falls(field: Any) -> None:
 
 
 @pytest.mark.parametrize("batches", [1, 2, 7])
-def test_a_new_head_trains_alone_for_exactly_so_many_batches(field: Any, batches: int) -> None:
+def test_a_new_head_trains_alone_for_exactly_so_many_batches(field: Range, batches: int) -> None:
     lab = field.lab("fine-tune")
     config = Config(mode="rtal", lr=0.05, batch_size=16, warmup_head_batches=batches, epochs=0)
-    surrogate = FineTune(config).run(field.victim("weights"), field.splits.attacker, lab).surrogate
+    surrogate = FineTune(config).run(field.victim("weights"), lab).surrogate
     assert moved(field, surrogate) == {"fc2.weight", "fc2.bias"}
     assert lab.meter.steps == batches
     waited = field.run(FineTune, mode="rtal", lr=0.05, warmup_head_batches=1, epochs=1).surrogate
@@ -62,14 +63,14 @@ def test_a_new_head_trains_alone_for_exactly_so_many_batches(field: Any, batches
 
 
 @pytest.mark.parametrize(("labels", "queries"), [("true", 0), ("victim_hard", 1), ("victim_soft", 1)])
-def test_victim_labels_cost_one_query_per_sample(field: Any, labels: Any, queries: int) -> None:
+def test_victim_labels_cost_one_query_per_sample(field: Range, labels: Any, queries: int) -> None:
     victim = field.victim("weights")
     field.run(FineTune, victim, epochs=1, labels=labels)
     party = field.splits.attacker
     assert victim.meter.queries == queries * (len(party.train) + len(party.held_out))
 
 
-def test_soft_labels_leave_the_victim_where_it_is(field: Any) -> None:
+def test_soft_labels_leave_the_victim_where_it_is(field: Range) -> None:
     """The victim minimises cross-entropy to its own answers, so the first gradient is only that of batch statistics."""
     victim, model = field.victim("weights"), field.victim("weights").module()
     part = field.splits.attacker.train
@@ -81,27 +82,27 @@ def test_soft_labels_leave_the_victim_where_it_is(field: Any) -> None:
     assert model.fc2.weight.grad.abs().max() < 1e-6
 
 
-def test_rounds_continue_and_are_probed(field: Any) -> None:
+def test_rounds_continue_and_are_probed(field: Range) -> None:
     lab = field.lab("fine-tune")
     seen: list[tuple[int, str]] = []
     lab.probe = lambda step, model: seen.append((step, field.digest(model)))
-    outcome = FineTune(Config(trials=3, epochs_per_trial=1)).run(field.victim("weights"), field.splits.attacker, lab)
+    outcome = FineTune(Config(trials=3, epochs_per_trial=1)).run(field.victim("weights"), lab)
     assert [step for step, _ in seen] == [1, 2, 3]
     assert len({state for _, state in seen}) == 3
     assert seen[-1][1] == field.digest(outcome.surrogate)
     assert {row["curve"] for row in lab.curves} == {"trial-1", "trial-2", "trial-3"}
 
 
-def test_the_best_held_out_epoch_is_kept(field: Any) -> None:
+def test_the_best_held_out_epoch_is_kept(field: Range) -> None:
     lab = field.lab("fine-tune")
     states: list[str] = []
     lab.probe = lambda step, model: states.append(field.digest(model))
-    outcome = FineTune(Config(epochs=4, lr=0.05)).run(field.victim("weights"), field.splits.attacker, lab)
+    outcome = FineTune(Config(epochs=4, lr=0.05)).run(field.victim("weights"), lab)
     scores = [row["val_accuracy"] for row in lab.curves]
     assert field.digest(outcome.surrogate) == states[scores.index(max(scores))]
 
 
-def test_divergence_is_an_outcome(field: Any) -> None:
+def test_divergence_is_an_outcome(field: Range) -> None:
     outcome = field.run(FineTune, epochs=3, lr=1e30)
     assert outcome.notes
     assert "diverged in epoch" in outcome.notes[0]
@@ -132,7 +133,7 @@ def test_epochs_keep_their_share_of_the_owners_training() -> None:
     assert epochs(20, epochs=0) == 0
 
 
-def test_groups_of_layers_have_their_own_rates(field: Any) -> None:
+def test_groups_of_layers_have_their_own_rates(field: Range) -> None:
     """The judge: the optimiser's own parameter groups, over steps in which momentum and decay count."""
     part, factors, decay = field.splits.attacker.train, (0.0, 0.5, 3.0), 0.1
     ours, theirs = field.victim("weights").module(), field.victim("weights").module()
@@ -158,13 +159,13 @@ def test_groups_of_layers_have_their_own_rates(field: Any) -> None:
     assert set(parts[1]) <= moved(field, ours)
 
 
-def test_a_body_at_rate_zero_stays(field: Any) -> None:
+def test_a_body_at_rate_zero_stays(field: Range) -> None:
     surrogate = field.run(FineTune, epochs=2, lr=0.05, lr_groups=(0.0, 0.0, 1.0)).surrogate
     assert not any(name.startswith(("conv", "fc1")) for name in moved(field, surrogate))
     assert {"fc2.weight", "bn1.running_mean"} <= moved(field, surrogate)
 
 
-def test_nothing_to_train_on_is_said(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_nothing_to_train_on_is_said(field: Range) -> None:
+    method = SignMark(MethodConfig())
     assert "no data" in str(FineTune(Config(split="none")).supports(field.task, method))
     assert FineTune(Config()).supports(field.task, method) is None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from attack_range import Zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -170,7 +171,7 @@ NETS = st.one_of(
 
 @settings(max_examples=40, deadline=None)
 @given(model=NETS, train=st.booleans())
-def test_permuting_every_group_preserves_the_function(zoo: Any, model: nn.Module, train: bool) -> None:
+def test_permuting_every_group_preserves_the_function(zoo: type[Zoo], model: nn.Module, train: bool) -> None:
     groups = channel_groups(model)
     assert groups
     before = {name: value.clone() for name, value in zoo.randomised(model).double().state_dict().items()}
@@ -181,7 +182,7 @@ def test_permuting_every_group_preserves_the_function(zoo: Any, model: nn.Module
 
 
 @pytest.mark.parametrize("key", sorted(ARCHITECTURES))
-def test_registered_networks(zoo: Any, key: str) -> None:
+def test_registered_networks(zoo: type[Zoo], key: str) -> None:
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         model = zoo.copy(key, dtype)
         shuffle(model, channel_groups(model))
@@ -189,7 +190,7 @@ def test_registered_networks(zoo: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(ARCHITECTURES))
-def test_every_layer_but_the_last_is_moved(zoo: Any, key: str) -> None:
+def test_every_layer_but_the_last_is_moved(zoo: type[Zoo], key: str) -> None:
     model = zoo.copy(key)
     weighted = (nn.Linear, nn.modules.conv._ConvNd, nn.LSTM, nn.Embedding)
     layers = {name for name, layer in model.named_modules() if isinstance(layer, weighted)}
@@ -205,7 +206,7 @@ def test_every_layer_but_the_last_is_moved(zoo: Any, key: str) -> None:
         assert layers - moved == {logit_layer(model)}
 
 
-def test_inverse_restores_every_bit(zoo: Any) -> None:
+def test_inverse_restores_every_bit(zoo: type[Zoo]) -> None:
     model = zoo.randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     groups = channel_groups(model)
@@ -224,14 +225,14 @@ def without(group: Group, module: str = "", tensors: tuple[str, ...] = ()) -> Gr
 
 
 @pytest.mark.parametrize("forgotten", [("running_mean", "running_var"), ("running_var",), ("bias",)])
-def test_forgetting_batch_norm_breaks_the_function(zoo: Any, forgotten: tuple[str, ...]) -> None:
+def test_forgetting_batch_norm_breaks_the_function(zoo: type[Zoo], forgotten: tuple[str, ...]) -> None:
     model = zoo.randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
     groups = [without(group, tensors=forgotten) for group in channel_groups(model)]
     assert error(model, groups) > 0.01
 
 
 @pytest.mark.parametrize("producer", ["blocks.1.conv2", "blocks.1.shortcut.0", "blocks.2.conv2"])
-def test_leaving_out_one_producer_of_a_stream_breaks_the_function(zoo: Any, producer: str) -> None:
+def test_leaving_out_one_producer_of_a_stream_breaks_the_function(zoo: type[Zoo], producer: str) -> None:
     model = zoo.randomised(ResNet((3, 8, 8), 5, normalize(), (4, 6), (1, 2)))
     stream = next(group for group in channel_groups(model) if producer in group.layers("producer"))
     assert stream.is_stream
@@ -260,7 +261,7 @@ def test_flattened_maps_own_blocks_of_columns() -> None:
     assert groups[1].members[-1].positions(torch.tensor([2, 0])).tolist() == [*range(50, 75), *range(25)]
 
 
-def test_pre_activation_blocks_carry_the_norm_that_opens_them(zoo: Any) -> None:
+def test_pre_activation_blocks_carry_the_norm_that_opens_them(zoo: type[Zoo]) -> None:
     groups = {group.name: group for group in channel_groups(zoo.copy("preresnet20"))}
     last = groups["blocks.6.conv2"]
     assert last.layers("producer") == ("blocks.6.conv2", "blocks.6.shortcut", "blocks.7.conv2", "blocks.8.conv2")
@@ -268,7 +269,7 @@ def test_pre_activation_blocks_carry_the_norm_that_opens_them(zoo: Any) -> None:
     assert last.layers("consumer") == ("blocks.7.conv1", "blocks.8.conv1", "fc")
 
 
-def test_concatenation_depthwise_and_group_norm(zoo: Any) -> None:
+def test_concatenation_depthwise_and_group_norm(zoo: type[Zoo]) -> None:
     model = zoo.randomised(Odd(gated=False))
     groups = {group.name: group for group in channel_groups(model)}
     assert set(groups) == {"a", "b", "d"}
@@ -276,7 +277,7 @@ def test_concatenation_depthwise_and_group_norm(zoo: Any) -> None:
     assert error(model, list(groups.values())) < 1e-12
 
 
-def test_a_gate_moves_with_what_it_gates(zoo: Any) -> None:
+def test_a_gate_moves_with_what_it_gates(zoo: type[Zoo]) -> None:
     groups = {group.name: group for group in channel_groups(GatedConv())}
     assert groups["a"].layers("producer") == ("a", "gate")
     assert error(zoo.randomised(GatedConv()), list(groups.values())) < 1e-12

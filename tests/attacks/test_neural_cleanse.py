@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range
 from torch import Tensor, nn
 
 from assay.attacks.neural_cleanse import Config, NeuralCleanse
@@ -64,14 +65,14 @@ def marked(digits: Any) -> nn.Module:
 
 
 @pytest.fixture
-def cleanse(field: Any, digits: Any) -> Callable[..., Any]:
+def cleanse(field: Range, digits: Any) -> Callable[..., Any]:
     """Return a function that runs the attack with laptop settings on a network."""
 
     def run(model: nn.Module, **settings: Any) -> Any:
-        lab = field.lab("neural-cleanse")
+        lab = field.lab("neural-cleanse", data=digits.attacker)
         victim = field.victim("weights", Clean(MethodConfig()), model)
         attack = NeuralCleanse(Config(**{**NeuralCleanse.laptop, **settings}))
-        return attack.run(victim, digits.attacker, lab), lab
+        return attack.run(victim, lab).checked("detection"), lab
 
     return run
 
@@ -118,7 +119,7 @@ def test_what_is_found_can_be_removed(marked: nn.Module, digits: Any, cleanse: A
     outcome.surrogate.load_state_dict(marked.state_dict())  # plain names, no mask left behind
 
 
-def test_candidates_searched_together_do_not_see_each_other(digits: Any, marked: nn.Module, field: Any) -> None:
+def test_candidates_searched_together_do_not_see_each_other(digits: Any, marked: nn.Module, field: Range) -> None:
     config = SearchConfig(passes=3, patience=1, stall=1)
     data = digits.attacker.train.take(slice(0, 64))
     network = copy.deepcopy(marked).requires_grad_(False)
@@ -133,7 +134,7 @@ def test_candidates_searched_together_do_not_see_each_other(digits: Any, marked:
     assert not torch.allclose(one.masks[1], other.masks[1], atol=1e-2)
 
 
-def test_a_candidate_that_is_done_stays_as_it_was(digits: Any, marked: nn.Module, field: Any) -> None:
+def test_a_candidate_that_is_done_stays_as_it_was(digits: Any, marked: nn.Module, field: Range) -> None:
     network, data = copy.deepcopy(marked).requires_grad_(False), digits.attacker.train.take(slice(0, 32))
     search = _Search(network, data, torch.arange(10), SearchConfig(), field.lab("search"), None, False)
     search.active = torch.tensor([1, 4])
@@ -146,7 +147,7 @@ def test_a_candidate_that_is_done_stays_as_it_was(digits: Any, marked: nn.Module
     assert lab_meter.backward_samples == 2 * 32
 
 
-def test_without_a_penalty_every_class_is_reached(digits: Any, marked: nn.Module, field: Any) -> None:
+def test_without_a_penalty_every_class_is_reached(digits: Any, marked: nn.Module, field: Range) -> None:
     config = SearchConfig(passes=20, penalty=0.0)
     data = digits.attacker.train.take(slice(0, 64))
     frozen = copy.deepcopy(marked).requires_grad_(False)
@@ -207,7 +208,7 @@ def test_pairs_of_classes_and_unbounded_patterns(marked: nn.Module, cleanse: Any
     assert outcome.report["source"] != outcome.report["suspect"]
 
 
-def test_no_pixels_no_trigger(field: Any) -> None:
+def test_no_pixels_no_trigger(field: Range) -> None:
     words: Any = SimpleNamespace(info=SimpleNamespace(kind="text"), dataset="trec")
     method = Clean(MethodConfig())
     assert "made of pixels" in str(NeuralCleanse(Config()).supports(words, method))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from attack_range import Range, Zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def prune(model: nn.Module, groups: list[Group], picked: list[Tensor]) -> tuple[
     norm=st.booleans(),
     percent=st.integers(0, 99),
 )
-def test_cutting_out_equals_zeroing(zoo: Any, widths: list[int], norm: bool, percent: int) -> None:
+def test_cutting_out_equals_zeroing(zoo: type[Zoo], widths: list[int], norm: bool, percent: int) -> None:
     model = zoo.randomised(Net(widths, norm)).double()
     groups = channel_groups(model)
     picked = chosen([magnitudes(model, group) for group in groups], percent / 100, "layer")
@@ -95,7 +96,7 @@ def test_counts_are_exact_and_choices_nest(sizes: list[int], percents: tuple[int
 
 
 @pytest.mark.parametrize("key", sorted(ARCHITECTURES))
-def test_registered_networks(field: Any, zoo: Any, key: str) -> None:
+def test_registered_networks(field: Range, zoo: type[Zoo], key: str) -> None:
     """On every architecture zeroed units are zero for their readers, and cutting them out gives the same answers."""
     model = zoo.copy(key)
     groups = [group for group in channel_groups(model) if not group.is_stream and group.keeps_zero]
@@ -120,7 +121,7 @@ def test_registered_networks(field: Any, zoo: Any, key: str) -> None:
         assert torch.allclose(before, zeroed(inputs), rtol=1e-4, atol=1e-5)
 
 
-def test_zeroed_recurrent_units_are_silent(zoo: Any) -> None:
+def test_zeroed_recurrent_units_are_silent(zoo: type[Zoo]) -> None:
     model = zoo.copy("lstm")
     group = next(group for group in channel_groups(model) if group.name == "lstm.weight_ih_l0")
     silence(model, group, torch.arange(100))
@@ -141,7 +142,7 @@ def test_the_mean_of_incoming_magnitudes() -> None:
     assert [units.tolist() for units in chosen([torch.tensor(s) for s in scores], 0.25, "global")] == [[1], []]
 
 
-def test_counts_on_the_victim(field: Any) -> None:
+def test_counts_on_the_victim(field: Range) -> None:
     after = field.run(NeuronPrune, ratio=0.29).surrogate
     gone = [~after.get_submodule(name).weight.flatten(1).any(1) for name in ("conv1", "conv2", "fc1")]
     assert sum(int(rows.sum()) for rows in gone) == (16 + 32 + 64) * 29 // 100
@@ -155,7 +156,7 @@ def test_counts_on_the_victim(field: Any) -> None:
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_compact_answers_as_zeroed(field: Any, scope: Any) -> None:
+def test_compact_answers_as_zeroed(field: Range, scope: Any) -> None:
     inputs = field.splits.test.inputs
     for ratio in (0.3, 1.0):
         zeroed = field.run(NeuronPrune, ratio=ratio, scope=scope)
@@ -166,7 +167,7 @@ def test_compact_answers_as_zeroed(field: Any, scope: Any) -> None:
         assert sizes[1] < sizes[0]
 
 
-def test_norms_whose_offset_stays_would_keep_a_constant(field: Any) -> None:
+def test_norms_whose_offset_stays_would_keep_a_constant(field: Range) -> None:
     """The negative control: a unit without weights, but with its beta, still speaks."""
     model = copy.deepcopy(field.model)
     with torch.no_grad():
@@ -179,11 +180,11 @@ def test_norms_whose_offset_stays_would_keep_a_constant(field: Any) -> None:
     assert not quiet.any()
 
 
-def test_what_is_no_unit(field: Any, zoo: Any) -> None:
+def test_what_is_no_unit(field: Range, zoo: type[Zoo]) -> None:
     def shares(key: str, **config: Any) -> list[float]:
         lab = field.lab("neuron-prune")
         victim = field.victim("weights", model=zoo.copy(key))
-        NeuronPrune(Config(**config)).run(victim, field.splits.attacker, lab)
+        NeuronPrune(Config(**config)).run(victim, lab)
         return [row["share"] for row in lab.curves]
 
     assert len(shares("resnet8", scope="layer")) == 3  # one inner group for each block
@@ -192,7 +193,7 @@ def test_what_is_no_unit(field: Any, zoo: Any) -> None:
     assert len(shares("textcnn")) == 3
 
 
-def test_units_that_cannot_be_cut_are_named(field: Any) -> None:
+def test_units_that_cannot_be_cut_are_named(field: Range) -> None:
     layers = (nn.Flatten(), nn.Linear(64, 6), nn.Sigmoid(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 10))
     victim = field.victim("weights", model=nn.Sequential(*layers))
     outcome = field.run(NeuronPrune, victim, ratio=0.5, scope="layer", compact=True)
@@ -200,7 +201,7 @@ def test_units_that_cannot_be_cut_are_named(field: Any) -> None:
     assert [tuple(outcome.surrogate[place].weight.shape) for place in (1, 3, 5)] == [(6, 64), (2, 6), (10, 2)]
 
 
-def test_a_network_without_hidden_neurons_is_refused(field: Any) -> None:
+def test_a_network_without_hidden_neurons_is_refused(field: Range) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(UnsupportedModel, match="no hidden neurons"):
         field.run(NeuronPrune, field.victim("weights", model=model))

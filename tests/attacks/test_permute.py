@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range, SignMark, TriggerMark
 from hypothesis import given
 from hypothesis import strategies as st
 
 from assay.attacks.permute import Config, Permute, draw_order
 from assay.methods.base import MethodConfig
+from assay.methods.embedding import verify
 from assay.methods.suspect import Suspect
 from assay.methods.uchida import Uchida
 from assay.tasks.errors import UnsupportedModel
@@ -37,25 +39,25 @@ def test_uniform_order_depends_on_the_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("n_nodes", [2, 3, "all"])
-def test_answers_stay_and_a_positional_mark_goes(field: Any, n_nodes: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_answers_stay_and_a_positional_mark_goes(field: Range, n_nodes: Any) -> None:
+    method = SignMark(MethodConfig())
     model, secret = field.marked(method)
-    before = method.verify(Suspect(model, "weights", "signs"), secret)
+    before = verify(method, model, secret)
     outcome = field.run(Permute, field.victim("weights", method, model), n_nodes=n_nodes)
     inputs = field.splits.test.inputs
     change = (predict(outcome.surrogate, inputs) - predict(model, inputs)).norm() / predict(model, inputs).norm()
-    after = method.verify(Suspect(outcome.surrogate, "weights", "signs"), secret)
+    after = verify(method, outcome.surrogate, secret)
     assert change < 1e-5
-    assert before.detected
+    assert before.accepted
     if n_nodes == "all":
         assert after.score < 0.75
     assert outcome.structure == "same"
 
 
-def test_a_projection_of_weights_is_misread_once_every_channel_has_moved(field: Any) -> None:
+def test_a_projection_of_weights_is_misread_once_every_channel_has_moved(field: Range) -> None:
     method = Uchida(Uchida.Config.model_validate({**Uchida.laptop, "bits": 32, "threshold": 0.95}))
     model, secret = field.marked(method)
-    assert method.verify(Suspect(model, "weights", method.key), secret).detected
+    assert verify(method, model, secret).accepted
     scores = []
     for seed in range(4):
         moved = field.run(Permute, field.victim("weights", method, model), seed).surrogate
@@ -64,7 +66,7 @@ def test_a_projection_of_weights_is_misread_once_every_channel_has_moved(field: 
     assert sum(scores) / 4 < 0.75
 
 
-def test_carrier_moves_the_groups_of_that_layer_alone(field: Any) -> None:
+def test_carrier_moves_the_groups_of_that_layer_alone(field: Range) -> None:
     before = field.model.state_dict()
     after = field.run(Permute, targets="carrier").surrogate.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -73,7 +75,7 @@ def test_carrier_moves_the_groups_of_that_layer_alone(field: Any) -> None:
     assert not moved & {"fc1.bias", "fc2.weight", "fc2.bias"}
 
 
-def test_carrier_rows_moves_what_that_layer_produces_alone(field: Any) -> None:
+def test_carrier_rows_moves_what_that_layer_produces_alone(field: Range) -> None:
     before = field.model.state_dict()
     after = field.run(Permute, targets="carrier-rows", n_nodes=2).surrogate.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -84,7 +86,7 @@ def test_carrier_rows_moves_what_that_layer_produces_alone(field: Any) -> None:
     assert torch.equal(before["conv2.weight"][rows.flip(0)], after["conv2.weight"][rows])
 
 
-def test_named_layers_and_names_that_do_not_exist(field: Any) -> None:
+def test_named_layers_and_names_that_do_not_exist(field: Range) -> None:
     before = field.model.state_dict()
     after = field.run(Permute, targets="fc2").surrogate.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -93,15 +95,15 @@ def test_named_layers_and_names_that_do_not_exist(field: Any) -> None:
         field.run(Permute, targets="conv9")
 
 
-def test_groups_with_too_few_channels_are_noted(field: Any) -> None:
+def test_groups_with_too_few_channels_are_noted(field: Range) -> None:
     outcome = field.run(Permute, n_nodes=20)
     assert outcome.notes == ["conv1: 16 channels, fewer than 20; left as it is"]
     assert torch.equal(outcome.surrogate.conv1.weight, field.model.conv1.weight)
     assert not torch.equal(outcome.surrogate.fc1.bias, field.model.fc1.bias)
 
 
-def test_carrier_needs_a_method_that_names_one(field: Any) -> None:
+def test_carrier_needs_a_method_that_names_one(field: Range) -> None:
     for targets in ("carrier", "carrier-rows"):
         attack = Permute(Config(targets=targets))
-        assert "no carrier layer" in str(attack.supports(field.task, field.TriggerMark(MethodConfig())))
-        assert attack.supports(field.task, field.SignMark(MethodConfig())) is None
+        assert "no carrier layer" in str(attack.supports(field.task, TriggerMark(MethodConfig())))
+        assert attack.supports(field.task, SignMark(MethodConfig())) is None

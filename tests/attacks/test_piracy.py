@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range, SignMark
 
-from assay.attacks.parts.embedding import Clipped, EmbeddingLab
+from assay.attacks.parts.embedding import Clipped
+from assay.attacks.parts.rivals import rival_of
 from assay.attacks.piracy import Config, Piracy
 from assay.methods.base import MethodConfig
 from assay.methods.clean import Clean
@@ -18,14 +20,14 @@ from assay.tasks.training.recipe import Batch, Recipe
 from assay.tasks.training.schedule import Schedule
 
 
-def test_both_marks_are_watched_epoch_by_epoch(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_both_marks_are_watched_epoch_by_epoch(field: Range) -> None:
+    method = SignMark(MethodConfig())
     model, secret = field.marked(method)
     seen: list[int] = []
-    lab = field.lab("piracy", probe=lambda step, model: seen.append(step))
+    pir5k = field.splits.attacker_view("pir5k")
+    lab = field.lab("piracy", data=pir5k, probe=lambda step, model: seen.append(step))
     attack = Piracy(Config(epochs=6, optimizer="adam", lr=1e-2, post_finetune=2))
-    data = field.splits.attacker_view("pir5k")
-    outcome = attack.run(field.victim("weights", method, model), data, lab)
+    outcome = attack.run(field.victim("weights", method, model), lab)
     curve = [row for row in lab.curves if row["curve"] == "pirate"]
     assert seen == [row["step"] for row in curve] == list(range(1, 9))
     assert curve[-1]["rival"] == method.score(Suspect(outcome.surrogate, "weights", "signs"), outcome.rival)[0]
@@ -35,7 +37,7 @@ def test_both_marks_are_watched_epoch_by_epoch(field: Any) -> None:
     assert 0.3 < distance < 0.7  # a key of its own
 
 
-def test_a_pirate_who_steals_nothing_trains_from_scratch(field: Any) -> None:
+def test_a_pirate_who_steals_nothing_trains_from_scratch(field: Range) -> None:
     stolen, own, other = (
         field.run(Piracy, epochs=0, seed=seed, start=start).surrogate
         for seed, start in ((1, "victim"), (1, "scratch"), (2, "scratch"))
@@ -44,12 +46,12 @@ def test_a_pirate_who_steals_nothing_trains_from_scratch(field: Any) -> None:
     assert len({field.digest(model) for model in (stolen, own, other)}) == 3
 
 
-def test_another_attack_seed_is_another_pirate(field: Any) -> None:
+def test_another_attack_seed_is_another_pirate(field: Range) -> None:
     keys = [field.run(Piracy, epochs=0, seed=seed).rival["bits"].tolist() for seed in (1, 1, 2)]
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_the_default_data_are_the_owners(field: Any) -> None:
+def test_the_default_data_are_the_owners(field: Range) -> None:
     assert Config().split == "pir5k"
     assert field.splits.attacker_view(Config().split).overlaps_owner
 
@@ -72,13 +74,13 @@ def test_schedules(settings: dict[str, Any], optimizer: str, lr: float, momentum
     assert found.lr_at(9) == found.lr
 
 
-def test_the_attacker_decides_whether_gradients_are_clipped(field: Any) -> None:
+def test_the_attacker_decides_whether_gradients_are_clipped(field: Range) -> None:
     """The owner's bound does not bind the attacker; `stable` clips whatever the method does."""
     bound = NullEmbedding(NullConfig(grad_clip=1.0))
-    assert Piracy._unclipped(bound).config.grad_clip is None
+    assert rival_of(bound, {}).unbounded().config.grad_clip is None
     assert bound.config.grad_clip == 1.0
-    plain = field.SignMark(MethodConfig())
-    assert Piracy._unclipped(plain) is plain
+    plain = SignMark(MethodConfig())
+    assert rival_of(plain, {}).unbounded() is plain
 
     network = field.task.build("clipped")
     part = field.splits.attacker.train.take(slice(0, 8))
@@ -90,9 +92,9 @@ def test_the_attacker_decides_whether_gradients_are_clipped(field: Any) -> None:
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_only_the_main_run_is_varied(field: Any) -> None:
+def test_only_the_main_run_is_varied(field: Range) -> None:
     wrapped: list[Recipe] = []
-    lab = EmbeddingLab.of(field.lab("piracy"), wrap=lambda recipe: (wrapped.append(recipe), recipe)[1])
+    lab = field.lab("piracy", vary=lambda recipe: (wrapped.append(recipe), recipe)[1])
     data, schedule = field.splits.attacker.train, Schedule(epochs=0)
     lab.fit(field.task.build("a"), data, schedule=schedule, name="detector")
     assert not wrapped
@@ -100,13 +102,13 @@ def test_only_the_main_run_is_varied(field: Any) -> None:
     assert len(wrapped) == 1
 
 
-def test_divergence_leaves_what_was_stolen(field: Any) -> None:
+def test_divergence_leaves_what_was_stolen(field: Range) -> None:
     outcome = field.run(Piracy, epochs=3, lr=1e30)
     assert field.digest(outcome.surrogate) == field.digest(field.model)
     assert outcome.rival is None
     assert "no pirate mark" in outcome.notes[0]
 
 
-def test_pairs_that_make_no_sense_are_refused(field: Any) -> None:
+def test_pairs_that_make_no_sense_are_refused(field: Range) -> None:
     assert "embeds nothing" in str(Piracy(Config()).supports(field.task, Clean(MethodConfig())))
-    assert "no data" in str(Piracy(Config(split="none")).supports(field.task, field.SignMark(MethodConfig())))
+    assert "no data" in str(Piracy(Config(split="none")).supports(field.task, SignMark(MethodConfig())))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from attack_range import Range
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,7 +17,7 @@ from assay.attacks.prune import Config, Prune
 WEIGHTS = ("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight")
 
 
-def pruned(field: Any, **config: Any) -> dict[str, Tensor]:
+def pruned(field: Range, **config: Any) -> dict[str, Tensor]:
     state: dict[str, Tensor] = field.run(Prune, **config).surrogate.state_dict()
     return state
 
@@ -49,7 +50,7 @@ def test_counts_are_exact_and_masks_nest(values: list[list[int]], data: st.DataO
     assert not (gone[0] & ~gone[1]).any()
 
 
-def test_global_scope(field: Any) -> None:
+def test_global_scope(field: Range) -> None:
     before, after = field.model.state_dict(), pruned(field, ratio=0.29)
     total = sum(before[name].numel() for name in WEIGHTS)
     assert sum(int((after[name] == 0).sum()) for name in WEIGHTS) == int(total * 29 / 100)
@@ -58,24 +59,24 @@ def test_global_scope(field: Any) -> None:
         assert torch.equal(after[name][kept], value[kept])
 
 
-def test_layer_scope_prunes_each_layer_alone(field: Any) -> None:
+def test_layer_scope_prunes_each_layer_alone(field: Range) -> None:
     after = pruned(field, ratio=0.5, scope="layer")
     assert [int((after[name] == 0).sum()) for name in WEIGHTS] == [after[name].numel() // 2 for name in WEIGHTS]
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_skip_last_spares_the_layer_of_the_logits(field: Any, scope: Any) -> None:
+def test_skip_last_spares_the_layer_of_the_logits(field: Range, scope: Any) -> None:
     after = pruned(field, ratio=1.0, scope=scope, skip_last=True)
     assert torch.equal(after["fc2.weight"], field.model.fc2.weight)
     assert not any(after[name].any() for name in WEIGHTS[:3])
 
 
 @pytest.mark.parametrize("scope", ["global", "layer", "wrt", "all"])
-def test_ratio_zero_is_the_identity(field: Any, scope: Any) -> None:
+def test_ratio_zero_is_the_identity(field: Range, scope: Any) -> None:
     assert field.digest(field.run(Prune, ratio=0.0, scope=scope).surrogate) == field.digest(field.model)
 
 
-def test_comparison_scopes_reach_beyond_weights(field: Any) -> None:
+def test_comparison_scopes_reach_beyond_weights(field: Range) -> None:
     everything, toolkit = pruned(field, ratio=1.0, scope="all"), pruned(field, ratio=1.0, scope="wrt")
     assert not everything["bn1.weight"].any()
     assert torch.equal(everything["bn1.running_var"], field.model.bn1.running_var)
@@ -85,13 +86,13 @@ def test_comparison_scopes_reach_beyond_weights(field: Any) -> None:
     assert int((pruned(field, ratio=0.05, scope="wrt")["fc2.bias"] == 0).sum()) == 1
 
 
-def test_the_curve_holds_the_share_of_zeros(field: Any) -> None:
+def test_the_curve_holds_the_share_of_zeros(field: Range) -> None:
     lab = field.lab("prune")
-    Prune(Config(ratio=0.5, scope="layer")).run(field.victim("weights"), field.splits.attacker, lab)
+    Prune(Config(ratio=0.5, scope="layer")).run(field.victim("weights"), lab)
     assert [row["share"] for row in lab.curves] == [0.5] * 4
 
 
-def test_a_share_is_meant_in_decimal(field: Any) -> None:
+def test_a_share_is_meant_in_decimal(field: Range) -> None:
     model = torch.nn.Linear(100, 1)
     assert 0.29 * 100 < 29
     surrogate = field.run(Prune, field.victim("weights", model=model), ratio=0.29).surrogate

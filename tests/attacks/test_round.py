@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any
 
 import torch
+from attack_range import Range
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +54,7 @@ def test_fourteen_digits_change_no_bit_and_eight_some() -> None:
     assert 0.9 < float((round_decimal(small, 8) != small).float().mean()) < 0.96  # 93 % at a deviation of 0.01
 
 
-def test_error_falls_with_the_digits_and_buffers_are_spared(field: Any) -> None:
+def test_error_falls_with_the_digits_and_buffers_are_spared(field: Range) -> None:
     inputs = field.splits.test.inputs
     before = predict(field.model, inputs)
     surrogates = [field.run(Round, digits=digits).surrogate for digits in (0, 1, 2, 4, 8)]
@@ -71,7 +71,7 @@ def test_error_falls_with_the_digits_and_buffers_are_spared(field: Any) -> None:
     assert torch.equal(buffers["bn1.running_mean"], round_decimal(field.model.bn1.running_mean, 1))
 
 
-def test_a_mark_in_the_lowest_bits_dies_at_two_digits(field: Any) -> None:
+def test_a_mark_in_the_lowest_bits_dies_at_two_digits(field: Range) -> None:
     """The bits of ingrain's W:LSB: half of them are right by chance afterwards."""
     bits = (field.model.fc1.weight.detach().flatten().view(torch.int32) & 1).bool()
     after = field.run(Round, digits=2).surrogate.fc1.weight.detach().flatten().view(torch.int32) & 1

@@ -6,11 +6,11 @@ import copy
 from dataclasses import replace
 from itertools import pairwise
 from math import log
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from attack_range import Range, SignMark, TriggerMark, Zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from assay.attacks.parts.channels import Group, scale
 from assay.attacks.parts.graph import scaling_groups
 from assay.attacks.scale import Config, Scale, way
 from assay.methods.base import MethodConfig
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import verify
 from assay.tasks.errors import UnsupportedModel
 from assay.tasks.networks.architectures import ARCHITECTURES, Normalize
 from assay.tasks.networks.residual import ResNet
@@ -72,7 +72,7 @@ def error(model: nn.Module, groups: list[Group], train: bool = False, low: float
     act=st.sampled_from([nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.SiLU]),
 )
 def test_scaling_every_group_preserves_the_function(
-    zoo: Any, widths: list[int], norm: bool, depthwise: bool, act: type[nn.Module]
+    zoo: type[Zoo], widths: list[int], norm: bool, depthwise: bool, act: type[nn.Module]
 ) -> None:
     model = zoo.randomised(Net(widths, norm, depthwise, act))
     groups = scaling_groups(model)
@@ -86,7 +86,7 @@ def test_scaling_every_group_preserves_the_function(
 
 
 @pytest.mark.parametrize("key", sorted(ARCHITECTURES))
-def test_registered_networks(zoo: Any, key: str) -> None:
+def test_registered_networks(zoo: type[Zoo], key: str) -> None:
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
         model = zoo.copy(key, dtype)
         groups = scaling_groups(model)
@@ -97,7 +97,7 @@ def test_registered_networks(zoo: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize("forgotten", ["running_mean", "running_var"])
-def test_forgetting_a_statistic_breaks_the_function(zoo: Any, forgotten: str) -> None:
+def test_forgetting_a_statistic_breaks_the_function(zoo: type[Zoo], forgotten: str) -> None:
     model = zoo.randomised(ResNet((3, 8, 8), 5, Normalize((0.4,) * 3, (0.3,) * 3), (4, 6), (1, 2)))
     groups = scaling_groups(model)
     short = [replace(g, members=tuple(m for m in g.members if m.tensor != forgotten)) for g in groups]
@@ -105,7 +105,7 @@ def test_forgetting_a_statistic_breaks_the_function(zoo: Any, forgotten: str) ->
     assert error(model, short) > 0.01
 
 
-def test_forgetting_epsilon_breaks_the_function(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgetting_epsilon_breaks_the_function(zoo: type[Zoo], monkeypatch: pytest.MonkeyPatch) -> None:
     model = zoo.randomised(ResNet((3, 8, 8), 5, Normalize((0.4,) * 3, (0.3,) * 3), (4, 6), (1, 2)))
     groups = scaling_groups(model)
     assert error(model, groups, low=0.01) < 1e-10
@@ -113,7 +113,7 @@ def test_forgetting_epsilon_breaks_the_function(zoo: Any, monkeypatch: pytest.Mo
     assert error(model, groups, low=0.01) > 1e-5
 
 
-def test_leaving_out_one_producer_of_a_stream_breaks_the_function(zoo: Any) -> None:
+def test_leaving_out_one_producer_of_a_stream_breaks_the_function(zoo: type[Zoo]) -> None:
     model = zoo.randomised(ResNet((3, 8, 8), 5, Normalize((0.4,) * 3, (0.3,) * 3), (4, 6), (1, 2)))
     stream = next(group for group in scaling_groups(model) if group.name == "blocks.1.bn2")
     assert stream.layers("producer") == ("blocks.1.bn2", "blocks.1.shortcut.1", "blocks.2.bn2")
@@ -121,7 +121,7 @@ def test_leaving_out_one_producer_of_a_stream_breaks_the_function(zoo: Any) -> N
     assert error(model, [replace(stream, members=short)]) > 0.01
 
 
-def test_one_and_back_restore_the_weights(zoo: Any) -> None:
+def test_one_and_back_restore_the_weights(zoo: type[Zoo]) -> None:
     model = zoo.copy("resnet8")
     before = copy.deepcopy(model.state_dict())
     for group in scaling_groups(model):
@@ -148,7 +148,7 @@ def test_a_factor_that_would_make_a_variance_negative_is_raised() -> None:
         assert torch.allclose(model(x), before(x), atol=1e-5)
 
 
-def test_batch_statistics_absorb_a_factor_too(zoo: Any) -> None:
+def test_batch_statistics_absorb_a_factor_too(zoo: type[Zoo]) -> None:
     model = zoo.randomised(ResNet((3, 8, 8), 5, Normalize((0.4,) * 3, (0.3,) * 3), (4, 6), (1, 2)))
     groups = scaling_groups(model)
     assert error(model, [group for group in groups if way(model, group) == "bn_affine"], train=True) < 1e-12
@@ -156,7 +156,7 @@ def test_batch_statistics_absorb_a_factor_too(zoo: Any) -> None:
     assert error(model, [group for group in groups if way(model, group) == "bn_stats"], train=True) < 0.05
 
 
-def test_what_saturates_is_left_alone_up_to_the_norm_before_it(zoo: Any) -> None:
+def test_what_saturates_is_left_alone_up_to_the_norm_before_it(zoo: type[Zoo]) -> None:
     model = zoo.copy("mobilenetv2")
     ways = {group.name: way(model, group) for group in scaling_groups(model)}
     # ReLU6 follows the stem's norm, so the stem's filters are scaled, and its gamma and beta are not.
@@ -170,7 +170,7 @@ def changed(before: nn.Module, after: nn.Module) -> set[str]:
     return {name for name in one if not torch.equal(one[name], two[name])}
 
 
-def test_variants_reach_what_they_say(field: Any) -> None:
+def test_variants_reach_what_they_say(field: Range) -> None:
     found = {v: changed(field.model, field.run(Scale, variant=v).surrogate) for v in ("plain", "bn_affine", "bn_stats")}
     statistics = {"conv1.weight", "bn1.running_mean", "bn1.running_var", "conv2.weight", "bn2.running_mean"}
     assert found["bn_stats"] == {*statistics, "bn2.running_var"}
@@ -178,14 +178,14 @@ def test_variants_reach_what_they_say(field: Any) -> None:
     assert found["plain"] == {"fc1.weight", "fc1.bias", "fc2.weight"}
 
 
-def test_the_constant_law_multiplies_and_divides(field: Any) -> None:
+def test_the_constant_law_multiplies_and_divides(field: Range) -> None:
     after = field.run(Scale, factor=0.5, variant="plain").surrogate
     assert torch.equal(after.fc1.weight, field.model.fc1.weight / 2)
     assert torch.equal(after.fc2.weight, field.model.fc2.weight * 2)
     assert torch.equal(after.fc2.bias, field.model.fc2.bias)
 
 
-def test_the_random_law_stays_in_its_range_and_depends_on_the_seed(field: Any) -> None:
+def test_the_random_law_stays_in_its_range_and_depends_on_the_seed(field: Range) -> None:
     def ratios(seed: int) -> Tensor:
         surrogate = field.run(Scale, seed=seed, law="log-uniform", low=0.5, high=4, variant="plain").surrogate
         return (surrogate.fc1.bias / field.model.fc1.bias).detach()
@@ -196,18 +196,16 @@ def test_the_random_law_stays_in_its_range_and_depends_on_the_seed(field: Any) -
     assert 0.5 <= float(one.min()) < 1 < float(one.max()) <= 4
 
 
-def test_signs_survive_and_targets_narrow(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_signs_survive_and_targets_narrow(field: Range) -> None:
+    method = SignMark(MethodConfig())
     model, secret = field.marked(method)
     victim = field.victim("weights", method, model)
     outcome = field.run(Scale, victim, law="log-uniform", targets="carrier")
-    assert method.verify(Suspect(outcome.surrogate, "weights", "signs"), secret).detected
+    assert verify(method, outcome.surrogate, secret).accepted
     assert not {"conv1.weight", "fc1.bias", "fc2.weight"} & changed(model, outcome.surrogate)
     with pytest.raises(UnsupportedModel, match="nothing to scale at 'conv9'"):
         field.run(Scale, victim, targets="conv9")
-    assert "no carrier layer" in str(
-        Scale(Config(targets="carrier")).supports(field.task, field.TriggerMark(MethodConfig()))
-    )
+    assert "no carrier layer" in str(Scale(Config(targets="carrier")).supports(field.task, TriggerMark(MethodConfig())))
 
 
 def test_an_empty_range_is_refused() -> None:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from attack_range import Range, SignMark, TriggerMark
 from pydantic import ValidationError
 from torch import nn
 
@@ -14,6 +15,7 @@ from assay.attacks.parts.recovery import recovered
 from assay.attacks.transfer import Config, Transfer
 from assay.methods.base import MethodConfig
 from assay.tasks.data.splits import Labelled
+from assay.tasks.lab import Lab
 from assay.tasks.streams import stream
 from assay.tasks.task import Task
 from assay.tasks.training.schedule import Schedule
@@ -31,22 +33,27 @@ def foreign(classes: int, *shape: int) -> tuple[Labelled, Labelled]:
     return parts[0], parts[1]
 
 
-def transfer(field: Any, others: dict[str, Any] | None = None, **config: Any) -> tuple[Any, Any]:
+def transfer(field: Range, others: dict[str, Any] | None = None, **config: Any) -> tuple[Any, Any]:
     lab = field.lab("transfer")
     lab.other = lambda key: (others or {})[key]
-    return Transfer(Config(**config)).run(field.victim("weights"), field.splits.attacker, lab), lab
+    return Transfer(Config(**config)).run(field.victim("weights"), lab), lab
 
 
-def moved(field: Any, model: nn.Module) -> set[str]:
+def owner(field: Range) -> Lab:
+    lab: Lab = field.lab("transfer", role="owner", data=field.splits.owner)
+    return lab
+
+
+def moved(field: Range, model: nn.Module) -> set[str]:
     before, after = field.model.state_dict(), model.state_dict()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_without_training_the_original_head_gives_the_victim(field: Any) -> None:
-    outcome, lab = transfer(field, epochs=0, recovery="original_head")
+def test_without_training_the_original_head_gives_the_victim(field: Range) -> None:
+    outcome, _ = transfer(field, epochs=0, recovery="original_head")
     assert outcome.structure == "changed"
     assert outcome.surrogate.fc2.out_features == 5  # half of the digits
-    model = recovered(outcome.surrogate, field.model, outcome.adapted, field.splits.owner.train, lab)
+    model = recovered(outcome.surrogate, field.model, outcome.adapted, owner(field))
     assert field.digest(model) == field.digest(field.model)
 
 
@@ -54,29 +61,29 @@ def test_without_training_the_original_head_gives_the_victim(field: Any) -> None
     ("mode", "free"), [("added", {"fc2"}), ("last_two_dense", {"fc1", "fc2"}), ("all_dense", {"fc1", "fc2"})]
 )
 @pytest.mark.parametrize("head", ["reuse", "replace"])
-def test_frozen_layers_stay(field: Any, mode: Any, free: set[str], head: Any) -> None:
-    outcome, lab = transfer(field, epochs=2, mode=mode, head=head, lr=0.05, recovery="original_head")
+def test_frozen_layers_stay(field: Range, mode: Any, free: set[str], head: Any) -> None:
+    outcome, _ = transfer(field, epochs=2, mode=mode, head=head, lr=0.05, recovery="original_head")
     assert {*outcome.adapted.trained} == free
-    model = recovered(outcome.surrogate, field.model, outcome.adapted, field.splits.owner.train, lab)
+    model = recovered(outcome.surrogate, field.model, outcome.adapted, owner(field))
     changed = {name.split(".")[0] for name in moved(field, model)}
     assert changed == free - {"fc2"}
     assert all(parameter.requires_grad for parameter in outcome.surrogate.parameters())
 
 
-def test_everything_trains_and_the_other_task_is_learnt(field: Any) -> None:
+def test_everything_trains_and_the_other_task_is_learnt(field: Range) -> None:
     outcome, _ = transfer(field, epochs=25, lr=0.02, momentum=0.9)
     assert {"conv1.weight", "bn1.running_mean"} <= moved(field, recovered_body(field, outcome))
     assert evaluate(outcome.surrogate, outcome.adapted.test) > 0.8
     assert outcome.adapted.test.labels.max() == 4
 
 
-def recovered_body(field: Any, outcome: Any) -> nn.Module:
+def recovered_body(field: Range, outcome: Any) -> nn.Module:
     from assay.attacks.parts.heads import with_head
 
     return with_head(outcome.surrogate, "fc2", field.model.fc2)
 
 
-def test_another_data_set_in_another_shape(field: Any) -> None:
+def test_another_data_set_in_another_shape(field: Range) -> None:
     others = {"cifar10": foreign(10, 3, 32, 32)}
     outcome, _ = transfer(field, others, target="cifar10", classes=3, epochs=8, lr=0.02, momentum=0.9)
     assert outcome.surrogate.fc2.out_features == 3
@@ -85,7 +92,7 @@ def test_another_data_set_in_another_shape(field: Any) -> None:
     assert evaluate(outcome.surrogate, outcome.adapted.test) > 0.6
 
 
-def test_a_kept_head_gets_as_many_classes_as_it_has(field: Any) -> None:
+def test_a_kept_head_gets_as_many_classes_as_it_has(field: Range) -> None:
     others = {"gtsrb": foreign(43, 3, 32, 32)}
     outcome, _ = transfer(field, others, target="gtsrb", head="reuse", epochs=0)
     assert outcome.structure == "same"
@@ -94,31 +101,31 @@ def test_a_kept_head_gets_as_many_classes_as_it_has(field: Any) -> None:
     assert outcome.adapted.recovery == "none"
 
 
-def test_the_classes_are_drawn_by_the_attacks_seed(field: Any) -> None:
+def test_the_classes_are_drawn_by_the_attacks_seed(field: Range) -> None:
     tests = []
     for seed in (1, 1, 2):
         lab = field.lab("transfer", seed)
-        outcome = Transfer(Config(epochs=0)).run(field.victim("weights"), field.splits.attacker, lab)
+        outcome = Transfer(Config(epochs=0)).run(field.victim("weights"), lab)
         tests.append(outcome.adapted.test)
     assert torch.equal(tests[0].inputs, tests[1].inputs)
     assert tests[0].inputs.shape != tests[2].inputs.shape or not torch.equal(tests[0].inputs, tests[2].inputs)
 
 
-def test_rounds_are_probed_under_the_old_head(field: Any) -> None:
+def test_rounds_are_probed_under_the_old_head(field: Range) -> None:
     lab = field.lab("transfer")
     seen: list[tuple[int, int]] = []
     lab.probe = lambda step, model: seen.append((step, predict(model, field.splits.test.inputs[:1]).shape[1]))
-    Transfer(Config(trials=3, lr=1e-4)).run(field.victim("weights"), field.splits.attacker, lab)
+    Transfer(Config(trials=3, lr=1e-4)).run(field.victim("weights"), lab)
     assert seen == [(1, 10), (2, 10), (3, 10)]
     assert {row["curve"] for row in lab.curves} == {"trial-1", "trial-2", "trial-3"}
 
 
 @pytest.mark.parametrize("mode", ["added", "all"])
-def test_a_new_head_is_trained_with_the_same_layers_free(field: Any, mode: Any) -> None:
+def test_a_new_head_is_trained_with_the_same_layers_free(field: Range, mode: Any) -> None:
     settings = {"lr": 0.02, "momentum": 0.9, "recovery": "retrain_head", "recovery_epochs": 8}
-    outcome, lab = transfer(field, epochs=1, mode=mode, **settings)
+    outcome, _ = transfer(field, epochs=1, mode=mode, **settings)
     before = field.digest(outcome.surrogate)
-    model = recovered(outcome.surrogate, field.model, outcome.adapted, field.splits.owner.train, lab)
+    model = recovered(outcome.surrogate, field.model, outcome.adapted, owner(field))
     assert field.digest(outcome.surrogate) == before
     assert model.fc2.out_features == 10
     assert evaluate(model, field.splits.test) > 0.6
@@ -127,8 +134,8 @@ def test_a_new_head_is_trained_with_the_same_layers_free(field: Any, mode: Any) 
     assert outcome.adapted.schedule.epochs == 8
 
 
-def test_the_way_back_follows_what_the_verifier_reads(field: Any) -> None:
-    weights, labels = field.SignMark(MethodConfig()), field.TriggerMark(MethodConfig())
+def test_the_way_back_follows_what_the_verifier_reads(field: Range) -> None:
+    weights, labels = SignMark(MethodConfig()), TriggerMark(MethodConfig())
     ways = [
         Transfer(Config(**config))._recovery(method)
         for method, config in (
@@ -138,7 +145,7 @@ def test_the_way_back_follows_what_the_verifier_reads(field: Any) -> None:
     assert ways == ["none", "original_head", "none", "retrain_head"]
 
 
-def test_one_dense_layer_leaves_nothing_between(field: Any) -> None:
+def test_one_dense_layer_leaves_nothing_between(field: Range) -> None:
     from assay.attacks.parts.heads import trained_layers
     from assay.tasks.errors import UnsupportedModel
 
@@ -151,8 +158,8 @@ def test_one_dense_layer_leaves_nothing_between(field: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "single"), [("resnet8", True), ("mobilenetv2", True), ("textcnn", True), ("lenet5", False)]
 )
-def test_a_mode_that_repeats_another_is_known_when_the_sweep_is_planned(field: Any, model: str, single: bool) -> None:
-    method = field.SignMark(MethodConfig())
+def test_a_mode_that_repeats_another_is_known_when_the_sweep_is_planned(field: Range, model: str, single: bool) -> None:
+    method = SignMark(MethodConfig())
     task = Task(dataset="trec" if model == "textcnn" else "digits", model=model)
     said = {mode: Transfer(Config(mode=mode, target="own")).supports(task, method) for mode in get_args(Part)}
     assert said["added"] is None
@@ -162,9 +169,13 @@ def test_a_mode_that_repeats_another_is_known_when_the_sweep_is_planned(field: A
         assert not single or f"{model} has one dense layer, so mode {mode}" in str(said[mode])
 
 
-def test_the_papers_pairs_and_their_stand_ins() -> None:
+def test_the_papers_pairs_and_their_stand_ins(field: Range) -> None:
+    method = SignMark(MethodConfig())
+
     def target(dataset: str, **config: Any) -> tuple[str, ...]:
-        return Transfer(Config(**config)).datasets(Task(dataset=dataset, model="lenet5"))
+        needed = Transfer(Config(**config)).needs(Task(dataset=dataset, model="lenet5"), method)
+        assert (needed.twin, needed.data, needed.access) == (True, True, "weights")
+        return needed.datasets
 
     assert target("cifar10") == ("cifar100",)
     assert target("cifar10", stand_in=True) == ("tiny_imagenet_32",)
@@ -174,8 +185,8 @@ def test_the_papers_pairs_and_their_stand_ins() -> None:
     assert target("digits") == ()
 
 
-def test_reasons(field: Any) -> None:
-    method = field.SignMark(MethodConfig())
+def test_reasons(field: Range) -> None:
+    method = SignMark(MethodConfig())
 
     def reason(**config: Any) -> str | None:
         return Transfer(Config(**config)).supports(field.task, method)

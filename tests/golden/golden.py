@@ -1,7 +1,7 @@
 """Golden figures: what every method and attack measures on digits, kept in figures.json.
 
-`make golden` measures anew, shows what moved and rewrites the file. A change that moves a figure on purpose is committed
-with the new file, and the changelog says why.
+`make golden` measures anew, shows what moved and rewrites the file. Who moves a figure on purpose commits the new file,
+and the changelog says why.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 FILE = HERE / "figures.json"
 GRIDS = ("grid.yaml", "attacks.yaml")
 _COLUMNS = (
-    "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "p_before", "p_after", "outcome",
-    "rival_score", "rival_p", "rival_verified", "detected_after", "status", "reason",
+    "main_clean", "main_before", "main_after", "score_before", "score_after", "chance", "p_before", "p_after",
+    "outcome", "rival_score", "rival_p", "rival_verified", "detected_after", "status", "reason",
 )  # fmt: skip
 _LEFT_OUT = ("_s", "_share", "_mb")  # times, and what is relative to them
 

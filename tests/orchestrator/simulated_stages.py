@@ -32,11 +32,7 @@ def stage(name: str, *parents: Stage, seconds: float = 0.0, cheap: bool = False,
 def plan(*stages: Stage) -> Plan:
     """A plan in which every stage without children is a cell's attack."""
     inner = {parent for each in stages for parent in each.parents}
-    cells = [
-        Cell(each.key, "t", "d", "m", "smoke", "", "x", "", each.label, "", 0, 0, None, None, each.key)
-        for each in stages
-        if each.key not in inner
-    ]
+    cells = [Cell(each.key, {"attack": each.label}, chain=(each.key,)) for each in stages if each.key not in inner]
     return Plan("simulated", "smoke", cells, {each.key: each for each in stages})
 
 

@@ -67,8 +67,8 @@ def test_every_transfer_is_judged_beside_that_of_the_unmarked_twin(finished: Any
             (False, False): "useless",
             (False, True): "failed",
         }
-        assert found["outcome"] == classes[kept, found["verdict"]["strict"]]
-        assert "pointless" not in found
+        assert row.outcome == classes[kept, bool(row.detected_after)]
+        assert "pointless" not in row.metrics
     assert "target_acc_unmarked" not in result(finished, twins.loc["auto"])["report"]
 
 
@@ -82,7 +82,8 @@ def test_the_twins_are_cells_of_the_same_plan_and_run_once(finished: Any) -> Non
 def test_weights_are_read_from_the_surrogate_itself_and_answers_under_the_old_head(finished: Any) -> None:
     same = {method: transferred(finished, method).set_index("recovery") for method in ("uchida", "adi")}
     readings = {
-        method: {look: result(finished, rows.loc[look])["verdict"] for look in LOOK} for method, rows in same.items()
+        method: {look: result(finished, rows.loc[look])["readings"]["after"] for look in LOOK}
+        for method, rows in same.items()
     }
     assert readings["uchida"]["auto"] == readings["uchida"]["none"]
     assert readings["adi"]["auto"] == readings["adi"]["original_head"]
@@ -103,4 +104,4 @@ def test_extraction_beyond_the_attackers_images_takes_what_nobody_holds(finished
     for row in rows[rows.attack == "extract"].itertuples():
         found = result(finished, row)
         assert found["report"]["queries"] == found["report"]["queries_wanted"] == 300
-        assert found["query_share"] == pytest.approx(1.0)
+        assert found["compared"]["query_share"] == pytest.approx(1.0)

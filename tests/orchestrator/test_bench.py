@@ -14,6 +14,7 @@ from assay.orchestrator.keys import content_key
 from assay.orchestrator.planning.plan import Stage
 from assay.orchestrator.work.bench import Bench, Clock, Context
 from assay.tasks.errors import AssayError
+from assay.tasks.lab import Lab
 from assay.tasks.task import resolve_task
 
 
@@ -26,17 +27,22 @@ def bench_of(tmp_path: Path) -> Any:
     return build
 
 
+def attackers(bench: Bench) -> Lab:
+    return bench.lab("attack", 0, "attack", "attacker", bench.splits.attacker)
+
+
 def test_a_declared_data_set_is_handed_out_whole(bench_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of(other={"digits": "fingerprint"})
+    lab = attackers(bench)
     monkeypatch.setattr(bench, "task", bench.task.but(dataset="mnist"))
-    train, test = bench.lab("attack", 0, "attack").other("digits")
+    train, test = lab.other("digits")
     assert len(train) + len(test) == 1797
     assert train.inputs.dtype == torch.uint8
 
 
 def test_of_the_victims_own_data_set_an_attack_gets_what_nobody_holds(bench_of: Any) -> None:
     bench = bench_of(other={"digits": "fingerprint"})
-    rest, test = bench.lab("attack", 0, "attack").other("digits")
+    rest, test = attackers(bench).other("digits")
     assert (len(rest), len(test)) == (1438 - 512, 0)
     splits = bench.splits
     parts = (splits.owner.train, splits.owner.held_out, splits.attacker.train, splits.attacker.held_out, splits.test)
@@ -48,13 +54,14 @@ def test_images_of_the_owner_under_another_name_are_not_handed_out(
     bench_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = bench_of(other={"cifar10": "fingerprint"})
+    lab = attackers(bench)
     monkeypatch.setattr(bench, "task", bench.task.but(dataset="cifar5"))
     with pytest.raises(AssayError, match="the owner's among them"):
-        bench.lab("attack", 0, "attack").other("cifar10")
+        lab.other("cifar10")
 
 
 def test_what_is_not_declared_is_not_handed_out(bench_of: Any) -> None:
-    lab = bench_of(other={"digits": "fingerprint"}).lab("attack", 0, "attack")
+    lab = attackers(bench_of(other={"digits": "fingerprint"}))
     with pytest.raises(AssayError, match=r"no data set 'mnist' \(declared: digits\)"):
         lab.other("mnist")
     with pytest.raises(AssayError, match=r"no unmarked model 'clean' \(declared: none\)"):
@@ -86,7 +93,7 @@ def test_the_peak_of_memory_is_that_of_the_work_alone() -> None:
 
 
 def test_costs_have_every_figure_of_the_record(bench_of: Any) -> None:
-    bench, lab = bench_of(), bench_of().lab("attack", 0, "attack")
+    bench, lab = bench_of(), attackers(bench_of())
     with bench.clock.running():
         lab.meter.touch(torch.rand(3, 2).repeat(2, 1))
     costs = bench.costs(lab.meter)

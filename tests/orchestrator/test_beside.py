@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from inline_sweep import executed
+from inline_sweep import executed, planned
 
-from assay.attacks.prune import Prune
-from assay.orchestrator.planning.configs import configured
 from assay.results.parquet import read_rows
 
 GRID: dict[str, Any] = {
@@ -27,13 +27,14 @@ GRID: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, bool, float], dict[Any, Any]]:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, bool, bool], dict[Any, Any]]:
     out, _, _ = executed(GRID, tmp_path_factory.mktemp("beside"))
     found = read_rows(out).to_dict("records")
     assert {row["status"] for row in found} == {"ok"}
+    configs = [json.loads(row["attack_config"]) for row in found]
     return {
-        (row["method"], row["attack"], "beside_unmarked" in row["attack_config"], "0.0" in row["attack_config"]): row
-        for row in found
+        (row["method"], row["attack"], config["beside_unmarked"], config.get("ratio") == 0): row
+        for row, config in zip(found, configs, strict=True)
     }
 
 
@@ -61,6 +62,12 @@ def test_it_moves_nothing_else(rows: Any) -> None:
         assert not any(name.startswith("beside_") for name in rows["clean", attack, True, False]["metrics"])
 
 
-def test_off_it_is_no_part_of_a_configuration_and_so_of_no_key() -> None:
-    assert "beside_unmarked" not in configured(Prune, {"ratio": 0.5}).config.model_dump(mode="json")
-    assert configured(Prune, {"beside_unmarked": True}).config.model_dump(mode="json")["beside_unmarked"] is True
+def test_only_where_it_is_asked_for_the_unmarked_model_is_a_parent(tmp_path: Path) -> None:
+    _, plan = planned(GRID, tmp_path)
+    attacks = [stage for stage in plan.stages.values() if stage.kind == "attack"]
+    for stage in attacks:
+        asked = stage.identity["attack"]["config"]["beside_unmarked"] and stage.identity["method"]["key"] != "clean"
+        assert ("beside" in stage.identity) == asked
+        if asked:
+            assert stage.identity["beside"] == plan.stages[stage.identity["embed"]].identity["unmarked"]["clean"]
+            assert stage.identity["beside"] in stage.parents

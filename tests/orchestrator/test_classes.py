@@ -51,7 +51,7 @@ def loose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             path.write_text(text, "utf-8")
             module.__file__ = str(path)
         monkeypatch.setitem(sys.modules, name, module)
-        exec(compile(text, str(path), "exec"), vars(module))
+        exec(compile(text, str(path), "exec"), vars(module))  # noqa: S102
         return module
 
     return make
@@ -125,12 +125,10 @@ def test_what_is_no_plugin_or_not_complete_is_one_line(loose: Any) -> None:
     with pytest.raises(BadInput, match="expected classes that extend Method or Attack, found <class 'int'>"):
         Registry(classes=(int,))  # type: ignore[arg-type]
     nameless = loose(TEXT.replace('"mine"', '"Mine!"')).Mine
-    with pytest.raises(BadInput, match="class loose.Mine: class Mine: `key` is 'Mine!'"):
+    with pytest.raises(BadInput, match=r"class loose\.Mine: class Mine: `key` is 'Mine!'"):
         Registry(classes=(nameless,))
     taken = loose(TEXT.replace('"mine"', '"uchida"')).Mine
-    with pytest.raises(
-        BadInput, match="class loose.Mine: method key 'uchida' is already taken by assay.methods.uchida"
-    ):
+    with pytest.raises(BadInput, match=r"class loose\.Mine: method key 'uchida' is already taken by assay\.methods"):
         Registry(classes=(taken,))
 
 

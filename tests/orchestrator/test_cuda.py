@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 
-from assay.methods.suspect import Suspect
+from assay.methods.embedding import verify
 from assay.orchestrator.checks.contracts import run_checks
-from assay.orchestrator.checks.workbench import Bench, laptop
+from assay.orchestrator.checks.workbench import Workbench, laptop
 from assay.orchestrator.command.cli import main
 from assay.orchestrator.planning.registry import Plugin, Registry
 
@@ -36,34 +36,35 @@ SWEEP: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def bench() -> Iterator[Bench]:
-    with Bench(REGISTRY, "cuda") as made:
+def bench() -> Iterator[Workbench]:
+    with Workbench(REGISTRY, "cuda") as made:
         yield made
 
 
-def _broken(bench: Bench, cls: type[Plugin]) -> list[str]:
+def _broken(bench: Workbench, cls: type[Plugin]) -> list[str]:
     return [f"{result.name}: {result.reason}" for result in run_checks(cls, bench) if not result.ok]
 
 
 @pytest.mark.parametrize("key", METHODS)
-def test_a_method_keeps_its_promises_on_a_gpu(bench: Bench, key: str) -> None:
+def test_a_method_keeps_its_promises_on_a_gpu(bench: Workbench, key: str) -> None:
     assert _broken(bench, REGISTRY.methods[key]) == []
 
 
 @pytest.mark.parametrize("key", sorted(REGISTRY.attacks))
-def test_an_attack_keeps_its_promises_on_a_gpu(bench: Bench, key: str) -> None:
+def test_an_attack_keeps_its_promises_on_a_gpu(bench: Workbench, key: str) -> None:
     assert _broken(bench, REGISTRY.attacks[key]) == []
 
 
 @pytest.mark.parametrize("key", [key for key in METHODS if REGISTRY.methods[key].access != "nothing"])
-def test_a_mark_made_on_a_gpu_reads_the_same_on_the_cpu(bench: Bench, key: str) -> None:
+def test_a_mark_made_on_a_gpu_reads_the_same_on_the_cpu(bench: Workbench, key: str) -> None:
     """An owner embeds on a cluster and verifies on a laptop; a score may differ by what a sum's order moves."""
     cls = REGISTRY.methods[key]
     mark = bench.marked(cls)
     method = laptop(cls)
-    there = method.verify(Suspect(mark.model, cls.access, key), mark.secret)
-    here = method.verify(Suspect(mark.model.cpu(), cls.access, key), mark.secret)
-    assert here.detected == there.detected
+    served = method.served(mark.model, mark.secret)
+    there = verify(method, served, mark.secret)
+    here = verify(method, served.cpu(), mark.secret)
+    assert here.accepted == there.accepted
     assert here.score == pytest.approx(there.score, abs=0.02)
 
 

@@ -17,6 +17,7 @@ from assay.orchestrator.execution.driver import Options, run
 from assay.orchestrator.planning.plan import Stage
 from assay.orchestrator.work.bench import Bench, Context
 from assay.tasks.errors import AccessDenied, AssayError
+from assay.tasks.lab import Lab
 
 GRID: dict[str, Any] = {
     "name": "isolation",
@@ -60,7 +61,7 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Ben
     seen: dict[str, Any] = {}
     context = Context(str(folder / "out"))
 
-    def spy(self: Distill, victim: Victim, data: Any, lab: Any) -> Outcome:
+    def spy(self: Distill, victim: Victim, lab: Lab) -> Outcome:
         denied = []
         for ask in (victim.weights, victim.module):
             try:
@@ -72,8 +73,8 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Ben
                 ask()
             except AssayError as error:
                 denied.append(str(error))
-        tensors = [tensor.clone() for tensor in reachable(victim, data, lab)]
-        seen[self.config.split] = {"denied": denied, "tensors": tensors, "data": data}
+        tensors = [tensor.clone() for tensor in reachable(victim, lab)]
+        seen[self.config.split] = {"denied": denied, "tensors": tensors, "data": lab.data}
         return Outcome(victim.task.build("spy"))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -135,7 +136,7 @@ def test_an_unmarked_model_handed_out_is_a_copy(spied: tuple[dict[str, Any], Ben
     bench = spied[1]
     embed = bench.store.record(bench.identity["embed"])["identity"]["unmarked"]["clean"]
     bench.identity["unmarked"] = {"null-0": embed}
-    lab = bench.lab("spy", 0, "spy")
+    lab = bench.lab("spy", 0, "spy", "attacker", bench.splits.attacker)
     with torch.no_grad():
         for parameter in lab.unmarked("null-0").parameters():
             parameter.zero_()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from assay.attacks.base import Needs
 from assay.attacks.prune import Prune
 from assay.methods.uchida import Uchida
 from assay.orchestrator.planning.grid import parse
@@ -147,7 +148,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "precision": {"train": {"precision": "bf16"}},
     "augmentation": {"train": {"augment": "crop"}},
     "samples": {"train": {"samples": 400}},
-    "references": {"train": {"references": 2}},
     "seeds": {"seeds": [5, 6]},
     "attack seeds": {"attack_seeds": [3]},
     "architecture": {"tasks": ["digits-cnn-mini"]},
@@ -161,8 +161,25 @@ def test_each_input_of_a_result_changes_its_keys(name: str, plan_of: Any) -> Non
     assert of_uchida
     assert not set(of_uchida) & attack_keys(before)
     clean = {key for key, stage in after.stages.items() if stage.kind == "clean"}
-    if name in ("method parameter", "references", "attack seeds"):
+    if name in ("method parameter", "attack seeds"):
         assert clean <= set(before.stages), "an unmarked model does not depend on this"
+
+
+@pytest.mark.parametrize("change", [{"references": 2}, {"keys": 30}, {"processed": 1}])
+def test_calibration_changes_nulls_and_their_models_alone(change: dict[str, Any], plan_of: Any) -> None:
+    before = plan_of({**BASE, "calibration": {"references": 3}})
+    after = plan_of({**BASE, "calibration": {"references": 3, **change}})
+
+    def keys(plan: Plan, *kinds: str) -> set[str]:
+        return {stage.key for stage in plan.stages.values() if stage.kind in kinds}
+
+    assert keys(after, "embed", "attack") == keys(before, "embed", "attack")
+    assert not keys(after, "calibrate") & keys(before, "calibrate")
+    assert not {cell.key for cell in after.cells} & {cell.key for cell in before.cells}, "another null, another row"
+    if "references" in change:
+        assert keys(after, "clean") < keys(before, "clean")
+    more = [after.stages[key] for key in keys(after, "clean") - keys(before, "clean")]
+    assert [bool(stage.identity.get("processed")) for stage in more] == [True] * (3 * ("processed" in change))
 
 
 def test_device_and_threads_are_part_of_the_numerics(plan_of: Any) -> None:
@@ -195,7 +212,8 @@ def test_impossible_cells_say_why_and_cost_nothing(plan_of: Any) -> None:
 def test_missing_walks_only_up_from_what_is_wanted(plan_of: Any) -> None:
     plan = plan_of(BASE)
     assert plan.missing(()) == set(plan.stages)
-    assert plan.missing(attack_keys(plan)) == set(), "parents of committed attacks are not needed again"
+    ends = {key for cell in plan.cells for key in cell.stages}
+    assert plan.missing(ends) == set(), "parents of committed attacks and nulls are not needed again"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +247,8 @@ def needs_of(plan: Plan, attack: str) -> list[Stage]:
 
 def test_what_an_attack_declares_becomes_identity_and_parents(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan_of(BASE)
-    monkeypatch.setattr(Prune, "datasets", lambda self, task: ("digits",))
-    monkeypatch.setattr(Prune, "unmarked", lambda self, task, method: ("null-0",))
+    declared = Needs("weights", datasets=("digits",), unmarked=("null-0",))
+    monkeypatch.setattr(Prune, "needs", lambda self, task, method: declared)
     after = plan_of(BASE)
     assert {s.key for s in needs_of(after, "none")} == {s.key for s in needs_of(before, "none")}
     for stage in needs_of(after, "prune"):
@@ -246,7 +264,7 @@ def test_a_data_set_that_an_attack_misses_is_one_line(
     plan_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ASSAY_DATA", raising=False)
-    monkeypatch.setattr(Prune, "datasets", lambda self, task: ("mnist",))
+    monkeypatch.setattr(Prune, "needs", lambda self, task, method: Needs("weights", datasets=("mnist",)))
     with pytest.raises(MissingData, match=r"assay data fetch mnist") as caught:
         plan_of(BASE, root=tmp_path)
     assert "\n" not in str(caught.value)
@@ -255,7 +273,7 @@ def test_a_data_set_that_an_attack_misses_is_one_line(
 def test_peers_are_the_block_of_seeds_whatever_else_the_grid_asks_for(
     plan_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Prune, "peers", lambda self, task: 3)
+    monkeypatch.setattr(Prune, "needs", lambda self, task, method: Needs("weights", peers=3))
     whole, one = plan_of({**BASE, "seeds": 3}), plan_of({**BASE, "seeds": [1]})
     for plan in (whole, one):
         for stage in needs_of(plan, "prune"):
@@ -265,16 +283,15 @@ def test_peers_are_the_block_of_seeds_whatever_else_the_grid_asks_for(
             assert set(stage.identity["peers"]) <= set(stage.parents)
             assert len(stage.parents) == len(set(stage.parents))
     assert {s.key for s in needs_of(one, "prune")} < {s.key for s in needs_of(whole, "prune")}
-    assert {cell.victim_seed for cell in one.cells} == {1}, "a peer is no cell"
+    assert {cell.point["victim_seed"] for cell in one.cells} == {1}, "a peer is no cell"
 
 
 def test_a_calibration_is_shared_by_all_victims_of_a_method(plan_of: Any) -> None:
     plan = plan_of({**BASE, "seeds": [3, 4, 5]})
     calibrations = {s.identity["method"]["key"]: s.key for s in plan.stages.values() if s.kind == "calibrate"}
     assert set(calibrations) == {"uchida", "adi"}, "nothing is verified of an unmarked model"
-    for stage in plan.stages.values():
-        if stage.kind == "attack" and stage.identity["method"]["key"] in calibrations:
-            assert stage.identity["calibrate"] == calibrations[stage.identity["method"]["key"]]
+    for cell in plan.cells:
+        assert cell.null_key == calibrations.get(cell.point["method"])
     other = plan_of({**BASE, "seeds": [7]})
     assert set(calibrations.values()) <= set(other.stages), "the same whatever the victims"
 
@@ -302,5 +319,5 @@ def test_a_split_mode_without_its_data_is_impossible_and_says_why(plan_of: Any) 
     grid = {**BASE, "methods": ["uchida"], "attacks": ["none", {"fine-tune": {"split": ["sok", "disjoint20"]}}]}
     for share, impossible in ((0.2, "sok"), (1 / 3, "disjoint20")):
         plan = plan_of({**grid, "train": {"attacker_share": share}})
-        assert {cell.split for cell in plan.cells if cell.reason} == {impossible}
+        assert {cell.point["split"] for cell in plan.cells if cell.reason} == {impossible}
         assert all("attacker_share" in cell.reason for cell in plan.cells if cell.reason)

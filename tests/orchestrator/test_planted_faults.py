@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,9 +22,11 @@ from assay.orchestrator.checks import (
     of_methods as contracts_methods,
 )
 from assay.orchestrator.checks.contracts import check_file, run_check
-from assay.orchestrator.checks.workbench import Bench, difference
+from assay.orchestrator.checks.workbench import Workbench, difference
 from assay.orchestrator.planning.registry import load_plugin, plugin_classes
 from assay.tasks.errors import BadInput
+
+Write = Callable[[str, str, type[Any]], type[Any]]
 
 EXAMPLE = (Path(__file__).parents[2] / "examples" / "sign_mark.py").read_text("utf-8")
 ATTACK = '''"""Shake: add a little Gaussian noise to every weight.
@@ -36,7 +40,7 @@ import torch
 from pydantic import Field
 
 from assay.attacks.base import Attack, AttackConfig, Outcome
-from assay.tasks.training.trainer import Recipe
+from assay.tasks.training.recipe import Recipe
 
 
 class Config(AttackConfig):
@@ -52,20 +56,25 @@ class _Plain(Recipe):
 
 class Shake(Attack):
     key, title, source = "shake", "Weight noise", "these tests"
-    needs, needs_data, Config = "weights", False, Config
+    access, uses_data, Config = "weights", False, Config
     identity = {"noise_std": 0.0}
 
-    def run(self, victim, data, lab):
+    def run(self, victim, lab):
         model, draws = victim.module(), lab.stream("noise")
         with torch.no_grad():
             for weight in model.parameters():
                 weight += self.config.noise_std * torch.randn(weight.shape, generator=draws)
-        if self.config.noise_std and len(data.train):
-            lab.fit(model, data.train, _Plain(), victim.task.schedule.but(lr=0.0, momentum=0.0))
+        if self.config.noise_std and len(lab.data.train):
+            lab.fit(model, lab.data.train, _Plain(), victim.task.schedule.but(lr=0.0, momentum=0.0))
         return Outcome(model)
 '''
 READ = '        read = weight.flatten().cpu()[secret["places"].cpu()].sign()\n'
-DRAW = "    def draw(self, task, data, lab):\n"
+DRAW = "    def draw(self, lab):\n"
+NULL = (
+    "    def null(self, lab, secret):\n        from assay.methods.null import Null\n\n        return Null({})\n\n"
+    + DRAW
+)
+RECIPE = "    def recipe(self, lab, secret):\n"
 HINGE = '        return {**super().loss(model, batch), "mark": self.config.strength * hinge}\n'
 
 METHOD_FAULTS = [
@@ -76,10 +85,10 @@ METHOD_FAULTS = [
     ("has_sound_settings", "Field(1.0, ge=0)", "Field(-1.0, ge=0)"),
     ("refuses_what_is_out_of_range", "le=4096)", "le=4096, strict=False)"),
     ("marked_model_is_detected", "strength: float = Field(1.0", "strength: float = Field(0.0"),
-    ("unmarked_model_is_not_detected", READ, '        read = secret["signs"]\n'),
-    ("wrong_secret_is_not_detected", READ, '        read = secret["signs"]\n'),
+    ("unmarked_model_is_not_detected", READ, '        read = secret["bits"].cpu()\n'),
+    ("wrong_secret_is_not_detected", READ, '        read = secret["bits"].cpu()\n'),
     ("p_values_are_honest", "binomial_tail(hits, bits, 0.5)", "binomial_tail(hits, bits, 0.35)"),
-    ("verdict_is_well_formed", "Verdict(hits / bits,", "Verdict(hits,"),
+    ("reading_is_well_formed", "Reading(hits / bits,", "Reading(hits,"),
     ("secret_comes_from_its_stream", "(self.config.bits,), generator=draws)", "(self.config.bits,))"),
     ("secret_comes_from_its_stream", 'lab.stream("secret")', "torch.Generator().manual_seed(7)"),
     ("embedding_is_deterministic", "self.name, self.config =", "self.noise = torch.rand(()); self.name, self.config ="),
@@ -90,17 +99,16 @@ METHOD_FAULTS = [
     ),
     (
         "clean_samples_keep_their_order",
-        DRAW,
-        "    def embed(self, task, data, lab):\n"
-        "        import dataclasses\n"
-        "        fewer = dataclasses.replace(data, train=data.train.take(slice(5, None)))\n"
-        "        return super().embed(task, fewer, lab)\n\n" + DRAW,
+        RECIPE,
+        RECIPE
+        + "        import dataclasses\n"
+        + "        lab.data = dataclasses.replace(lab.data, train=lab.data.train.take(slice(5, None)))\n",
     ),
     ("secret_survives_storage", "list(weight.shape)", "tuple(weight.shape)"),
     (
         "marked_model_is_plain",
-        DRAW,
-        "    def finish(self, model, recipe, secret, data, lab):\n        return torch.nn.Sequential(model)\n\n" + DRAW,
+        "    def loss(self",
+        "    def finish(self, model):\n        return torch.nn.Sequential(model)\n\n    def loss(self",
     ),
     (
         "double_precision_runs",
@@ -114,12 +122,14 @@ METHOD_FAULTS = [
     ("declared_access_suffices", '"weights", "bits"', '"logits", "bits"'),
     ("declared_access_suffices", 'suspect.weights().get(secret["layer"])', 'torch.ones(secret["shape"])'),
     ("foreign_models_are_judged", 'weight is None or list(weight.shape) != secret["shape"]', "False"),
-    (
-        "null_keys_are_nobodys",
-        DRAW,
-        "    def null_keys(self, task, data, secret, lab):\n        return [secret]\n\n" + DRAW,
-    ),
-    ("null_keys_are_nobodys", 'lab.stream("secret")', "torch.Generator().manual_seed(7)"),
+    ("fresh_keys_are_nobodys", 'lab.stream("secret")', "torch.Generator().manual_seed(7)"),
+    ("fresh_keys_are_nobodys", DRAW, DRAW + "        if lab.role == 'claimant':\n            return {}\n"),
+    ("null_is_whole", DRAW, NULL.format("[[0.5]], [[32]], 64, ['stranger']")),
+    ("null_is_whole", DRAW, NULL.format("[], [], 64, []")),
+    ("null_is_whole", DRAW, NULL.format("[[0.5, 0.5]], [[32]], 64, ['reference-0']")),
+    ("null_is_whole", DRAW, NULL.format("[[0.5]], [[32]], 64, ['reference-0', 'reference-1']")),
+    ("null_is_whole", DRAW, NULL.format("[[1.5]], [[96]], 64, ['reference-0']")),
+    ("null_is_whole", DRAW, DRAW + "        lab.unmarked('stranger')\n"),
     ("embedding_is_deterministic", DRAW, DRAW + "        lab.unmarked('reference-0')\n"),
     ("weak_mark_is_refused", "    access, family", "    gate = 0.0\n    access, family"),
 ]
@@ -128,7 +138,7 @@ ATTACK_FAULTS = [
     (
         "runs_or_says_why",
         "        with torch.no_grad():\n",
-        "        data.train.labels[:3] = 0\n        with torch.no_grad():\n",
+        "        lab.data.train.labels[:3] = 0\n        with torch.no_grad():\n",
     ),
     ("runs_or_says_why", "model, draws = victim.module(), ", "lab.unmarked('clean'); model, draws = victim.module(), "),
     ("runs_or_says_why", "model, draws = victim.module(), ", "lab.other('digits'); model, draws = victim.module(), "),
@@ -141,25 +151,30 @@ ATTACK_FAULTS = [
         "        return {name: self.scale",
         "        self.scale += 1\n        return {name: self.scale",
     ),
-    ("declared_needs_suffice", 'needs, needs_data, Config = "weights"', 'needs, needs_data, Config = "labels"'),
+    ("declared_needs_suffice", 'access, uses_data, Config = "weights"', 'access, uses_data, Config = "labels"'),
     ("declared_needs_suffice", "victim.module()", 'victim.task.build("x")'),
-    ("declared_data_suffice", "if self.config.noise_std and len(data.train):", "if int(data.train.labels[0]) >= 0:"),
+    (
+        "declared_data_suffice",
+        "if self.config.noise_std and len(lab.data.train):",
+        "if int(lab.data.train.labels[0]) >= 0:",
+    ),
     ("identity_settings_change_nothing", '"noise_std": 0.0', '"noise_std": 0.5'),
 ]
 
 
 @pytest.fixture(scope="module")
-def bench():
+def bench() -> Iterator[Workbench]:
     """A bench with one shipped method, so that attacks have a victim soon."""
-    with Bench(SimpleNamespace(methods={"uchida": METHODS["uchida"]}, attacks={})) as made:
+    few: Any = SimpleNamespace(methods={"uchida": METHODS["uchida"]}, attacks={})
+    with Workbench(few) as made:
         yield made
 
 
 @pytest.fixture
-def plugin(tmp_path):
+def plugin(tmp_path: Path) -> Write:
     """Write a plugin and return the one class it defines."""
 
-    def write(name, text, base):
+    def write(name: str, text: str, base: type[Any]) -> type[Any]:
         file = tmp_path / name
         file.write_text(text, "utf-8")
         (cls,) = plugin_classes(load_plugin(file), base, "test")
@@ -168,16 +183,16 @@ def plugin(tmp_path):
     return write
 
 
-def _check(name, *modules):
+def _check(name: str, *modules: Any) -> Any:
     return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
-def _names(faults):
+def _names(faults: list[tuple[str, str, str]]) -> list[str]:
     return [f"{name}-{number}" for number, (name, _, _) in enumerate(faults)]
 
 
 @pytest.mark.parametrize(("name", "sound", "faulty"), METHOD_FAULTS, ids=_names(METHOD_FAULTS))
-def test_fault_in_a_method_is_caught(bench, plugin, name, sound, faulty):
+def test_fault_in_a_method_is_caught(bench: Workbench, plugin: Write, name: str, sound: str, faulty: str) -> None:
     assert EXAMPLE.count(sound) == 1 or name == "secret_survives_storage"
     check = _check(name, contracts_methods, contracts_common)
     good = plugin("sign_mark.py", EXAMPLE, Method)
@@ -190,7 +205,7 @@ def test_fault_in_a_method_is_caught(bench, plugin, name, sound, faulty):
 
 
 @pytest.mark.parametrize(("name", "sound", "faulty"), ATTACK_FAULTS, ids=_names(ATTACK_FAULTS))
-def test_fault_in_an_attack_is_caught(bench, plugin, name, sound, faulty):
+def test_fault_in_an_attack_is_caught(bench: Workbench, plugin: Write, name: str, sound: str, faulty: str) -> None:
     assert ATTACK.count(sound) == 1
     check = _check(name, contracts_attacks)
     assert run_check(plugin("shake.py", ATTACK, Attack), check, bench).status == "kept"
@@ -200,7 +215,9 @@ def test_fault_in_an_attack_is_caught(bench, plugin, name, sound, faulty):
 
 
 @pytest.mark.parametrize(("drawing", "status"), [("if not _LOADED", "kept"), ("if True", "broken")])
-def test_what_is_imported_on_first_use_may_draw_and_the_attack_may_not(bench, plugin, drawing, status):
+def test_what_is_imported_on_first_use_may_draw_and_the_attack_may_not(
+    bench: Workbench, plugin: Write, drawing: str, status: str
+) -> None:
     """The check may be a process's first: a library that draws while it is imported is none of the attack's doing."""
     body = "        model, draws = victim.module(), "
     first = f"        {drawing}:\n            _LOADED.append(random.random())\n"
@@ -214,7 +231,7 @@ def test_what_is_imported_on_first_use_may_draw_and_the_attack_may_not(bench, pl
     assert result.status == "kept" or "draws from a global generator" in result.reason
 
 
-def test_broken_plugin_is_told_with_its_line(bench, plugin):
+def test_broken_plugin_is_told_with_its_line(bench: Workbench, plugin: Write) -> None:
     bad = plugin("sign_mark.py", EXAMPLE.replace('lab.stream("secret")', "lab.strem('secret')"), Method)
     line = 1 + EXAMPLE[: EXAMPLE.index('lab.stream("secret")')].count("\n")
     result = run_check(bad, contracts_methods.secret_comes_from_its_stream, bench)
@@ -222,7 +239,7 @@ def test_broken_plugin_is_told_with_its_line(bench, plugin):
     assert result.reason.endswith(f"(sign_mark.py:{line})")
 
 
-def test_file_without_plugin_is_bad_input(tmp_path):
+def test_file_without_plugin_is_bad_input(tmp_path: Path) -> None:
     file = tmp_path / "nothing.py"
     file.write_text("x = 1\n", "utf-8")
     with pytest.raises(BadInput, match="defines no subclass"):
@@ -239,6 +256,6 @@ def test_file_without_plugin_is_bad_input(tmp_path):
         ([1, 2], [1], "the value"),
     ],
 )
-def test_difference_sees_types_and_values(one, other, place):
+def test_difference_sees_types_and_values(one: Any, other: Any, place: str | None) -> None:
     found = difference(one, other)
-    assert (found is None) if place is None else found.startswith(place)
+    assert (found is None) if place is None else (found or "").startswith(place)

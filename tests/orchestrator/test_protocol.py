@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from assay.attacks.protocol import sok_norm
 from inline_sweep import executed
 
-from assay.methods.base import PROCESSES
 from assay.orchestrator.planning.plan import Plan
 from assay.orchestrator.store import Store
-from assay.results.parquet import read_curves, read_rows
+from assay.results.decisions import sok_norm
+from assay.results.parquet import read_curves, read_nulls, read_rows
+from assay.tasks.calibration import PROCESSES
 
 GRID: dict[str, Any] = {
     "name": "protocol",
@@ -60,13 +60,24 @@ def records(finished: tuple[Path, Plan], kind: str) -> list[dict[str, Any]]:
 
 def test_thresholds_are_those_of_the_shared_calibration(finished: tuple[Path, Plan], rows: pd.DataFrame) -> None:
     (calibration,) = records(finished, "calibrate")
-    null = calibration["result"]["null"]
+    null = calibration["result"]
     assert (len(null["scores"]), {len(model) for model in null["scores"]}, null["trials"]) == (2 + 3, {20}, 32)
-    assert set(calibration["result"]["spread"]) == {"mean", "key_sd", "model_sd"}
     most = max(score for model in null["scores"] for score in model)
     for metrics in rows.metrics:
+        assert {"null_mean", "null_key_sd", "null_model_sd"} <= metrics.keys()
         assert most < metrics["threshold_strict"] <= metrics["threshold_rare"]
         assert metrics["threshold_strict"] == rows.loc["none"].metrics["threshold_strict"]
+
+
+def test_a_null_is_a_view_of_its_record(finished: tuple[Path, Plan], rows: pd.DataFrame) -> None:
+    (calibration,) = records(finished, "calibrate")
+    points = read_nulls(finished[0])
+    assert set(points.null_key) == set(rows.null_key)
+    for place, model in enumerate(calibration["result"]["models"]):
+        own = points[points.place == place].sort_values("key")
+        assert set(own.model) == {model}
+        assert list(own.score) == calibration["result"]["scores"][place]
+        assert list(own.hits) == calibration["result"]["hits"][place]
 
 
 def test_thresholds_are_calibrated_on_processed_models_too(finished: tuple[Path, Plan]) -> None:
@@ -144,7 +155,7 @@ def test_the_diagonal_of_the_matrix_is_the_score_alone(finished: tuple[Path, Pla
     # The only peer of seed 1 is seed 0, which has no cell of its own.
     out, plan = finished
     stage = plan.stages[rows.loc["cross-verify"].attack_key]
-    alone = [Store(out / "store").record(key)["result"]["verdict"]["score"] for key in stage.identity["peers"]]
+    alone = [Store(out / "store").record(key)["result"]["reading"]["score"] for key in stage.identity["peers"]]
     curve = read_curves(out).query("stage_key == @stage.key and curve == 'cross-verify'")
     matrix = curve.pivot_table(index="metric", columns="step", values="value")
     assert [matrix.loc[f"key-{i}", i] for i in range(2)] == alone

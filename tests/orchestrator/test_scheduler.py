@@ -24,7 +24,7 @@ def stage(name: str, *parents: str, seconds: float = 1.0, cheap: bool = False, r
 def plan_of(*stages: Stage) -> Plan:
     inner = {parent for each in stages for parent in each.parents}
     leaves = [each.key for each in stages if each.key not in inner]
-    cells = [Cell(key, "", "", "", "", "", "", "", "", "", 0, 0, None, None, key) for key in leaves]
+    cells = [Cell(key, {}, chain=(key,)) for key in leaves]
     return Plan("p", "smoke", cells, {each.key: each for each in stages})
 
 

@@ -219,9 +219,11 @@ def test_damaged_views_are_set_aside_and_rebuilt(finished: tuple[Path, Report], 
 def test_a_damaged_record_runs_again_at_once(finished: tuple[Path, Report], tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished[0], out)
-    record = next(
-        path for path in (out / "store").glob("??/*/record.json") if json.loads(path.read_text())["stage"] == "attack"
-    )
+    report, _ = sweep(tmp_path, out)
+    assert report.executed == 0
+    wanted = json.loads((out / "sweep.json").read_text("utf-8"))["stage_keys"]
+    records = [path for path in sorted((out / "store").glob("??/*/record.json")) if path.parent.name in wanted]
+    record = next(path for path in records if json.loads(path.read_text("utf-8"))["stage"] == "attack")
     record.write_bytes(record.read_bytes()[:50])
     report, _ = sweep(tmp_path, out)
     assert (report.executed, report.failed) == (1, 0)
@@ -229,6 +231,8 @@ def test_a_damaged_record_runs_again_at_once(finished: tuple[Path, Report], tmp_
 
 def database(path: Path) -> bytes:
     with closing(sqlite3.connect(path)) as made, made:
+        made.execute("create table alembic_version (version_num text)")
+        made.execute("insert into alembic_version values ('head')")
         made.execute("create table runs (name text)")
         made.executemany("insert into runs values (?)", [("x" * 500,)] * 100)
     return path.read_bytes()
@@ -243,6 +247,21 @@ def test_a_damaged_database_is_set_aside(tmp_path: Path, damage: Callable[[bytes
     path.write_bytes(damage(whole))
     sound_database(path, notes.append)
     assert notes == [f"{path}: damaged, now mlflow.db.damaged-1; rebuilt from the results"]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["delete from alembic_version", "drop table alembic_version", "create table _alembic_tmp_endpoints (id text)"],
+)
+def test_a_database_that_was_never_finished_is_set_aside(tmp_path: Path, change: str) -> None:
+    """As a full disk or a kill leaves it; MLflow cannot go on from there."""
+    path, notes = tmp_path / "mlflow.db", list[str]()
+    database(path)
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute(change)
+    sound_database(path, notes.append)
+    assert len(notes) == 1
     assert not path.exists()
 
 

@@ -7,7 +7,10 @@ import importlib
 import inspect
 import pkgutil
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -28,7 +31,9 @@ PACKAGES = [(methods, Method, methods.METHODS), (attacks, Attack, attacks.ATTACK
 
 
 @pytest.mark.parametrize(("package", "base", "registered"), PACKAGES, ids=["methods", "attacks"])
-def test_every_module_is_registered_under_its_name(package, base, registered):
+def test_every_module_is_registered_under_its_name(
+    package: ModuleType, base: type[Any], registered: Mapping[str, type[Any]]
+) -> None:
     names = {info.name for info in pkgutil.iter_modules(package.__path__)} - SEAMS[package.__name__]
     assert {cls.__module__ for cls in registered.values()} == {f"{package.__name__}.{name}" for name in names}
     for name in names:
@@ -39,7 +44,9 @@ def test_every_module_is_registered_under_its_name(package, base, registered):
 
 
 @pytest.mark.parametrize(("package", "base", "registered"), PACKAGES, ids=["methods", "attacks"])
-def test_readme_lists_what_is_registered(package, base, registered):
+def test_readme_lists_what_is_registered(
+    package: ModuleType, base: type[Any], registered: Mapping[str, type[Any]]
+) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     name = package.__name__.rpartition(".")[2]
     table = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
@@ -50,7 +57,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_documents_link_to_files_and_headings_that_exist(document):
+def test_documents_link_to_files_and_headings_that_exist(document: Path) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", document.read_text("utf-8"))
     assert links or document.name == "CHANGELOG.md"
     for target, heading in links:
@@ -65,9 +72,9 @@ def _anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_code_refers_to_sections_of_the_protocol_that_exist():
+def test_code_refers_to_sections_of_the_protocol_that_exist() -> None:
     sections = set(re.findall(r"^## (\d+) ", (ROOT / "docs" / "protocol.md").read_text("utf-8"), re.MULTILINE))
-    named = set()
+    named: set[str] = set()
     for folder in ("attacks", "methods", "orchestrator", "results", "tasks"):
         for file in (ROOT / folder).rglob("*.py"):
             for group in re.findall(r"docs/protocol\.md((?:[ ,]|and|§\d+)*)", file.read_text("utf-8")):
@@ -76,7 +83,7 @@ def test_code_refers_to_sections_of_the_protocol_that_exist():
     assert named <= sections
 
 
-def test_every_folder_of_code_is_a_package():
+def test_every_folder_of_code_is_a_package() -> None:
     """A folder without `__init__.py` would be left out of the wheel."""
     tops = [link.resolve() for link in (ROOT / "src" / "assay").iterdir() if link.is_symlink()]
     assert {top.parent for top in tops} == {ROOT}
@@ -84,14 +91,14 @@ def test_every_folder_of_code_is_a_package():
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-def test_readme_shows_the_example_as_it_is():
+def test_readme_shows_the_example_as_it_is() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     for name in ("sign_mark.py", "sign_mark.yaml", "flat_colours.py", "flat_colours.yaml"):
         assert (ROOT / "examples" / name).read_text("utf-8").strip() in text, f"README.md shows an older {name}"
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_examples_in_docstrings_run(name):
+def test_examples_in_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted
     assert not result.failed

@@ -21,10 +21,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel from a copy of the sources, so that nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("build")
     kept = ("src", "tasks", "methods", "attacks", "results", "orchestrator", "grids", "tests")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in kept:
-        shutil.copytree(
-            ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     command = [*PIP, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "wheels", "."]

@@ -5,7 +5,7 @@ The judge of most of it is a split by hand, in loops, from the same named stream
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import NamedTuple, get_args
 
 import pytest
@@ -516,6 +516,13 @@ def test_model_inputs_of_labelled_samples_and_their_number() -> None:
     assert data.groups is None
     party = Party(data, data)
     assert (party.mode, party.overlaps_owner) == ("owner", True)
+
+
+def test_a_split_cannot_be_changed_behind_anybodys_back() -> None:
+    splits = split(numbered(100), numbered(10), 0)
+    for held, field in ((splits, "owner"), (splits.owner, "train"), (splits.test, "labels")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(held, field, None)
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
