@@ -34,6 +34,7 @@ from assay.tasks.training.checkpoint import load_tree, save_tree
 
 KEYS = 40  # fresh secrets
 MEAN_P = 0.3  # least mean of p-values under "not marked"; exact tests have 1/2, discrete ones more
+_FOREIGN = {"image": ("mlp-800x2", "lenet5"), "text": ("textcnn", "lstm")}  # small networks, each another family
 LEVEL = 1e-3  # largest p-value of evidence; the false-claim rate of the strict rule
 
 
@@ -71,6 +72,11 @@ def _fresh_keys(bench: Workbench, cls: type[Method[Any]]) -> Sequence[Secret]:
         return [laptop(cls).draw(lab.for_key(index)) for index in range(KEYS)]
 
     return bench.once(("fresh keys", cls), draw)
+
+
+def embeds_from_its_streams(bench: Workbench, cls: type[Method[Any]]) -> None:
+    """A short embedding runs through, and no part of its recipe draws from a global generator."""
+    bench.short_mark(cls)  # its lab watches every part
 
 
 def fresh_keys_are_nobodys(bench: Workbench, cls: type[Method[Any]]) -> None:
@@ -286,7 +292,8 @@ def _shapes(model: nn.Module) -> dict[str, list[Any]]:
 def double_precision_runs(bench: Workbench, cls: type[Method[Any]]) -> None:
     """The network in training and the released one run after `.double()`: every tensor is a parameter or a buffer."""
     mark, lab = bench.short_mark(cls)
-    inputs = bench.splits(bench.short_task(cls)).test.model_inputs()[:8].double()
+    inputs = bench.splits(bench.short_task(cls)).test.model_inputs()[:8]
+    inputs = inputs.double() if inputs.is_floating_point() else inputs  # token ids stay whole numbers
     for model in (mark.model, *lab.prepared[:1]):
         try:
             with torch.no_grad():
@@ -340,7 +347,7 @@ def declared_access_suffices(bench: Workbench, cls: type[Method[Any]]) -> None:
 def foreign_models_are_judged(bench: Workbench, cls: type[Method[Any]]) -> None:
     """A suspect of another architecture or with other classes gets a reading that does not claim it, never an error."""
     task, mark = bench.short_task(cls), bench.short_mark(cls)[0]
-    other = "mlp-800x2" if task.model != "mlp-800x2" else "lenet5"
+    other = next(name for name in _FOREIGN[task.info.kind] if name != task.model)
     with global_stream("foreign models"):
         suspects = {other: task.architecture(other), "one class less": _with_classes(task, task.classes - 1)}
     for name, model in suspects.items():
@@ -381,6 +388,7 @@ def _told(reading: Reading) -> str:
 
 
 METHOD_CHECKS = (
+    embeds_from_its_streams,
     fresh_keys_are_nobodys,
     null_is_whole,
     marked_model_is_detected,

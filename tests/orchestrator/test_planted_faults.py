@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from assay.orchestrator.checks import (
 from assay.orchestrator.checks import (
     of_methods as contracts_methods,
 )
-from assay.orchestrator.checks.contracts import check_file, run_check
+from assay.orchestrator.checks.contracts import check_file, run_check, run_checks
 from assay.orchestrator.checks.workbench import Workbench, difference
 from assay.orchestrator.planning.registry import load_plugin, plugin_classes
 from assay.tasks.errors import BadInput
@@ -237,6 +238,40 @@ def test_broken_plugin_is_told_with_its_line(bench: Workbench, plugin: Write) ->
     result = run_check(bad, contracts_methods.secret_comes_from_its_stream, bench)
     assert result.status == "broken"
     assert result.reason.endswith(f"(sign_mark.py:{line})")
+
+
+MIX = "    def mix(self, batch, step):\n        {}\n        return batch\n\n"
+ONCE = {
+    "drawing from the global generator": (
+        MIX.format("torch.rand(())"),
+        "embeds-from-its-streams",
+        "Recipe.mix draws from a global generator, .*lab.stream.*",
+    ),
+    "drawing from NumPy's": (
+        MIX.format("__import__('numpy').random.rand()"),
+        "embeds-from-its-streams",
+        "Recipe.mix draws from a global generator, .*lab.stream.*",
+    ),
+    "a wrong call": (
+        MIX.format("batch.append(batch.inputs)"),
+        "embeds-from-its-streams",
+        r"TypeError: .*missing 1 required positional argument.* \(sign_mark.py:{line}\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", ONCE)
+def test_one_fault_of_a_recipe_is_reported_once(bench: Workbench, plugin: Write, fault: str) -> None:
+    part, name, told = ONCE[fault]
+    text = EXAMPLE.replace("    def loss(self", part + "    def loss(self")
+    line = 2 + text[: text.index("    def mix(self")].count("\n")
+    results = list(run_checks(plugin("sign_mark.py", text, Method), bench))
+    broken = [result for result in results if not result.ok]
+    assert [result.name for result in broken] == [name]
+    assert re.fullmatch(told.replace("{line}", str(line)), broken[0].reason)
+    again = [result for result in results if result.reason == f"the same fault as in {name}"]
+    assert {result.status for result in again} == {"skipped"}
+    assert "marked-model-is-detected" in [result.name for result in again]
 
 
 def test_file_without_plugin_is_bad_input(tmp_path: Path) -> None:
