@@ -182,6 +182,8 @@ class DeepIPR(Passports[Config]):
         network = lab.unmarked("clean") if network is None else network
         images = None
         if not random:
+            if not _reserved(lab.data):
+                raise UnsupportedModel(f"{self.key}: passports are made of held-out images, and none are left")
             images = to_model_input(lab.data.held_out.inputs[: _reserved(lab.data)])
             images = images.to(next(network.parameters()).device)
         return Material.of(network, choose_sites(find_sites(network, lab.task.shape), layers), images)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from attack_range import Range, Zoo
 from torch import nn
 
 from assay.tasks.data.splits import Splits
@@ -14,10 +14,6 @@ from assay.tasks.task import Task
 from assay.tasks.training.recipe import Recipe
 from assay.tasks.training.schedule import Schedule
 from assay.tasks.training.trainer import fit
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from attack_range import Range, Zoo
 
 torch.set_num_threads(1)
 

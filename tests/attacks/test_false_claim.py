@@ -43,6 +43,21 @@ def test_unmarked_models_and_their_heirs_are_accused(field: Range) -> None:
     assert right > 0.5, "processing keeps the model of use"
 
 
+def test_an_accuser_who_starts_again_accuses_the_same_models(field: Range) -> None:
+    """A stage that is killed after training runs again in the same folder, where the rolling checkpoints lie."""
+    ends = []
+    for _ in range(2):
+        lab = field.lab("false-claim")
+        lab.scratch = field.scratch / "again"
+        attack = FalseClaim(FalseClaim.Config(claims=1, accused=1, surrogate_epochs=2))
+        claims = attack.run(field.victim("nothing"), lab).claims
+        assert claims is not None
+        ends.append(({name: field.digest(model) for name, model in claims.suspects.items()}, lab.meter.costs()))
+    assert ends[0] == ends[1]
+    assert len(ends[0][0]) == 3
+    assert ends[0][1]["backward_samples"] > 0
+
+
 def test_an_adaptive_accuser_forges_on_its_own_models_alone(field: Range) -> None:
     seen = []
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from attack_range import Range, SignMark
 from torch import nn
 
+from assay.attacks.base import Outcome
 from assay.attacks.overwrite import Config, EmbeddingAlone, Overwrite
 from assay.methods.base import MethodConfig
 from assay.methods.clean import Clean
+from assay.methods.deepipr import DeepIPR
 from assay.methods.embedding import Mark, verify
 from assay.methods.rival import Rival, RivalConfig
 from assay.methods.suspect import Suspect
@@ -65,6 +69,17 @@ def test_without_data_needs_a_term_of_the_methods_own(field: Range) -> None:
     batch = Batch(part.model_inputs(), part.labels, torch.arange(4), 4)
     with pytest.raises(UnsupportedModel, match="no term of its own"):
         EmbeddingAlone(Recipe()).loss(field.model, batch)
+
+
+def test_passports_of_images_cannot_be_embedded_without_images(field: Range) -> None:
+    def overwrite(**config: Any) -> Outcome:
+        method = DeepIPR(DeepIPR.Config.model_validate({**DeepIPR.laptop, **config}))
+        settings: dict[str, Any] = {"mode": "without_data", "split": "none", "epochs": 1, "stand_ins": 64}
+        return field.run(Overwrite, field.victim("weights", method), **settings)
+
+    with pytest.raises(UnsupportedModel, match="passports are made of held-out images, and none are left"):
+        overwrite(key_type="shuffle")
+    assert overwrite(key_type="random").rival is not None
 
 
 def test_victim_labels_replace_the_true_ones(field: Range) -> None:

@@ -1,11 +1,9 @@
-"""Makes `simulated_stages` importable here and in Ray's workers."""
+"""Makes `simulated_stages` importable in Ray's workers; pytest's own path is in setup.cfg."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-_HERE = str(Path(__file__).parent)
-sys.path.insert(0, _HERE)
-os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (_HERE, os.environ.get("PYTHONPATH")) if part)
+_SUPPORT = str(Path(__file__).parents[1] / "support")
+os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (_SUPPORT, os.environ.get("PYTHONPATH")) if part)
