@@ -47,9 +47,8 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
         steps: list[object] = []
         if augment == "crop-flip":
             steps = [transforms.RandomCrop(data.inputs.shape[-1], padding=PAD), transforms.RandomHorizontalFlip()]
-        self.transform = transforms.Compose(
-            [*steps, transforms.ToTensor(), transforms.Normalize(*(normalize.get_buffer(name).flatten() for name in ("mean", "std")))]
-        )
+        mean, deviation = (normalize.get_buffer(name).flatten() for name in ("mean", "std"))
+        self.transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, deviation)])
         self.data = data.to(torch.device("cpu"))
 
     def __len__(self) -> int:

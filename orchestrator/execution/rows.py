@@ -121,7 +121,8 @@ class Rows:
             return ("not_applicable", why) if why else ("ok", "")
         if failure := self.store.failure(cell.chain[-1]):
             return "failed", failure["reason"]
-        for key in (*cell.stages[::-1], *self._ancestors(cell.stages)):
+        nearest = filter(None, (*cell.stages[::-1], cell.embed_key, cell.clean_key))
+        for key in (*nearest, *self._ancestors(cell.stages)):
             if failure := self.store.failure(key):
                 return "blocked", f"{self.plan.stages[key].label} failed: {failure['reason']}"
         return "pending", ""

@@ -30,6 +30,7 @@ def test_zero_epochs_and_a_zero_rate_change_nothing(field: Range) -> None:
 @pytest.mark.parametrize("mode", ["ftll", "rtll"])
 def test_only_the_head_moves(field: Range, mode: Any) -> None:
     surrogate = field.run(FineTune, mode=mode, epochs=2, lr=0.05).surrogate
+    assert surrogate is not None
     assert moved(field, surrogate) == {"fc2.weight", "fc2.bias"}
     assert all(parameter.requires_grad for parameter in surrogate.parameters())
 

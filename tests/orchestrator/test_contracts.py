@@ -11,7 +11,8 @@ import torch
 
 from assay.attacks.base import Attack
 from assay.methods.base import Method
-from assay.orchestrator.checks.contracts import COMMON_CHECKS, Check, check_file, checks_of, run_check
+from assay.orchestrator.checks.common import COMMON_CHECKS
+from assay.orchestrator.checks.contracts import Check, check_file, checks_of, run_check
 from assay.orchestrator.checks.of_attacks import runs_on, runs_or_says_why
 from assay.orchestrator.checks.of_methods import (
     marked_model_is_detected,

@@ -95,8 +95,8 @@ def test_other_rules_move_decisions_and_execute_nothing(
 
 
 def test_an_outcome_moves_with_the_rate(finished: tuple[Path, Plan]) -> None:
-    whole = read_rows(finished[0]).query("method == 'uchida'").set_index("cell_key")
-    rare = assay.read(finished[0], rules=assay.Rules(alpha=1e-12)).rows.set_index("cell_key")
+    whole: Any = read_rows(finished[0]).query("method == 'uchida'").set_index("cell_key")
+    rare: Any = assay.read(finished[0], rules=assay.Rules(alpha=1e-12)).rows.set_index("cell_key")
     assert whole.detected_after.any()
     assert not rare.detected_after[whole.index].any(), "32 bits are no evidence at one false claim in 10^12"
     for key, row in whole.iterrows():

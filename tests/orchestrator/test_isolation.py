@@ -63,11 +63,11 @@ def spied(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Ben
 
     def spy(self: Distill, victim: Victim, lab: Lab) -> Outcome:
         denied = []
-        for ask in (victim.weights, victim.module):
+        for look in (victim.weights, victim.module):
             try:
-                ask()
+                look()
             except AccessDenied:
-                denied.append(ask.__name__)
+                denied.append(look.__name__)
         for ask in (lambda: lab.unmarked("clean"), lambda: lab.unmarked("reference-0"), lambda: lab.other("digits")):
             try:
                 ask()

@@ -100,7 +100,7 @@ def test_order_and_nesting_change_no_key(plan_of: Any) -> None:
     plan = plan_of(BASE)
     shuffler = random.Random(3)
     for _ in range(5):
-        other = {
+        other: dict[str, Any] = {
             "seeds": [1, 0],
             "attacks": [{"prune": {"ratio": 0.8}}, {"prune": {"ratio": 0.2}}, "none"],
             "methods": [{"adi": {}}, {"uchida": None, "clean": {}}],

@@ -1,4 +1,4 @@
-"""Keys under any way of writing a grid: order, nesting and splitting change none, and the calibration only the null's."""
+"""Keys under any way of writing a grid: order, nesting and splitting change none, the calibration only the null's."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_order_nesting_and_doubles_change_no_key(grid: Grid, draws: random.Rando
 @given(GRIDS)
 def test_a_list_of_values_is_an_axis(grid: Grid) -> None:
     """The points of a product, written as lists under each parameter."""
-    axes = {"bits": [16, 32], "strength": [0.1, 1.0]}
+    axes: dict[str, list[Any]] = {"bits": [16, 32], "strength": [0.1, 1.0]}
     product = [("uchida", tuple(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
     whole = flat({**grid, "methods": product})
     same(plan_of(whole), plan_of({**whole, "methods": [{"uchida": axes}]}))

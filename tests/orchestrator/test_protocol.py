@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from inline_sweep import executed
@@ -48,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
 
 
 @pytest.fixture(scope="module")
-def rows(finished: tuple[Path, Plan]) -> pd.DataFrame:
+def rows(finished: tuple[Path, Plan]) -> Any:
     return read_rows(finished[0]).set_index("attack")
 
 
@@ -58,7 +57,7 @@ def records(finished: tuple[Path, Plan], kind: str) -> list[dict[str, Any]]:
     return [store.record(stage.key) for stage in plan.stages.values() if stage.kind == kind]
 
 
-def test_thresholds_are_those_of_the_shared_calibration(finished: tuple[Path, Plan], rows: pd.DataFrame) -> None:
+def test_thresholds_are_those_of_the_shared_calibration(finished: tuple[Path, Plan], rows: Any) -> None:
     (calibration,) = records(finished, "calibrate")
     null = calibration["result"]
     assert (len(null["scores"]), {len(model) for model in null["scores"]}, null["trials"]) == (2 + 3, {20}, 32)
@@ -69,7 +68,7 @@ def test_thresholds_are_those_of_the_shared_calibration(finished: tuple[Path, Pl
         assert metrics["threshold_strict"] == rows.loc["none"].metrics["threshold_strict"]
 
 
-def test_a_null_is_a_view_of_its_record(finished: tuple[Path, Plan], rows: pd.DataFrame) -> None:
+def test_a_null_is_a_view_of_its_record(finished: tuple[Path, Plan], rows: Any) -> None:
     (calibration,) = records(finished, "calibrate")
     points = read_nulls(finished[0])
     assert set(points.null_key) == set(rows.null_key)
@@ -99,20 +98,20 @@ def test_thresholds_are_calibrated_on_processed_models_too(finished: tuple[Path,
     assert identity["attack"]["config"]["split"] == "disjoint20"
 
 
-def test_decisions_before_the_attack_follow_from_score_threshold_and_p_value(rows: pd.DataFrame) -> None:
+def test_decisions_before_the_attack_follow_from_score_threshold_and_p_value(rows: Any) -> None:
     row = rows.loc["none"]
     expected = row.score_before >= row.metrics["threshold_strict"] and row.p_before <= 1e-3
     assert bool(row.detected_before) == expected
     assert bool(row.metrics["clean_strict"]) is False
 
 
-def test_scores_are_logged_raw_and_rescaled(rows: pd.DataFrame) -> None:
+def test_scores_are_logged_raw_and_rescaled(rows: Any) -> None:
     for _, row in rows.iterrows():
         assert row.metrics["score_chance"] == pytest.approx(max((row.score_after - row.chance) / (1 - row.chance), 0))
         assert row.metrics["score_sok"] == sok_norm(row.score_after, row.metrics["threshold_sok"])
 
 
-def test_every_row_has_its_costs(rows: pd.DataFrame) -> None:
+def test_every_row_has_its_costs(rows: Any) -> None:
     counted = ["wall_s", "device_s", "forward_samples", "backward_samples", "queries", "unique_samples", "cost_share"]
     assert (rows[counted] >= 0).all(axis=None)
     assert (rows.peak_mem_mb > 1).all()
@@ -121,7 +120,7 @@ def test_every_row_has_its_costs(rows: pd.DataFrame) -> None:
     assert (rows.unique_samples[~trained] == 0).all()
 
 
-def test_an_attack_that_trains_is_compared_with_its_data_alone(rows: pd.DataFrame) -> None:
+def test_an_attack_that_trains_is_compared_with_its_data_alone(rows: Any) -> None:
     for attack in ("fine-tune", "overwrite"):
         metrics, after = rows.loc[attack].metrics, rows.loc[attack].main_after
         assert metrics["pointless"] == float(after <= metrics["main_scratch"])
@@ -131,17 +130,17 @@ def test_an_attack_that_trains_is_compared_with_its_data_alone(rows: pd.DataFram
         assert "pointless" not in rows.loc[attack].metrics
 
 
-def test_other_checkpoints_come_from_the_curve(finished: tuple[Path, Plan], rows: pd.DataFrame) -> None:
+def test_other_checkpoints_come_from_the_curve(finished: tuple[Path, Plan], rows: Any) -> None:
     row = rows.loc["fine-tune"]
     curve = read_curves(finished[0]).query("stage_key == @row.attack_key and curve == 'attack'")
-    points = curve.pivot_table(index="step", columns="metric", values="value")
+    points: Any = curve.pivot_table(index="step", columns="metric", values="value")
     assert list(points.index) == [1, 2, 3]
     assert row.metrics["last_main"] == points.main.iloc[-1]
     assert row.metrics["test_best_main"] == points.main.max()
     assert row.metrics["test_best_score"] == points.score.loc[points.main.idxmax()]
 
 
-def test_a_rival_claim_is_logged_with_what_it_leads_to(rows: pd.DataFrame) -> None:
+def test_a_rival_claim_is_logged_with_what_it_leads_to(rows: Any) -> None:
     row = rows.loc["overwrite"]
     named = [name for name in row.metrics if name.startswith("ambiguity_")]
     expected = {
@@ -151,7 +150,7 @@ def test_a_rival_claim_is_logged_with_what_it_leads_to(rows: pd.DataFrame) -> No
     assert row.metrics["success"] == float(row.rival_verified and row.main_before - row.main_after <= 0.05)
 
 
-def test_the_diagonal_of_the_matrix_is_the_score_alone(finished: tuple[Path, Plan], rows: pd.DataFrame) -> None:
+def test_the_diagonal_of_the_matrix_is_the_score_alone(finished: tuple[Path, Plan], rows: Any) -> None:
     # The only peer of seed 1 is seed 0, which has no cell of its own.
     out, plan = finished
     stage = plan.stages[rows.loc["cross-verify"].attack_key]
@@ -166,7 +165,7 @@ def test_the_diagonal_of_the_matrix_is_the_score_alone(finished: tuple[Path, Pla
     assert 0 <= metrics["unmarked"] <= 1
 
 
-def test_false_claims_are_counted_on_the_victim_unmarked_models_and_heirs(rows: pd.DataFrame) -> None:
+def test_false_claims_are_counted_on_the_victim_unmarked_models_and_heirs(rows: Any) -> None:
     metrics = rows.loc["false-claim"].metrics
     assert metrics["claims"] == 60
     for group in ("marked", "unmarked", "surrogate"):
@@ -177,5 +176,5 @@ def test_false_claims_are_counted_on_the_victim_unmarked_models_and_heirs(rows: 
         assert hits == 0 or metrics[f"best_claim_{group}"] >= metrics["threshold_strict"]
 
 
-def test_the_owners_key_verifies_where_the_claims_do_not(rows: pd.DataFrame) -> None:
+def test_the_owners_key_verifies_where_the_claims_do_not(rows: Any) -> None:
     assert rows.loc["false-claim"].metrics["best_claim_marked"] < rows.loc["false-claim"].score_after

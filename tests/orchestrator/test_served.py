@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from inline_sweep import executed
 
@@ -104,7 +103,8 @@ class _Append(Recipe):
 
 
 class Echo(Method):
-    key, title, paper, access, family, Config = "echo", "Secret sentences", "these tests", "labels", "triggers", Config
+    key, title, paper = "echo", "Secret sentences", "these tests"
+    access, family, Config = "labels", "triggers", Config
     gate = 0.8
 
     def supports(self, task):
@@ -137,7 +137,7 @@ GRID: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("served")
     plugin = folder / "whisper.py"
     plugin.write_text(SERVED, "utf-8")
@@ -147,7 +147,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return found[found.status == "ok"].set_index(["method", "attack"])
 
 
-def test_the_mark_is_read_from_the_answers_and_not_from_the_weights(rows: pd.DataFrame) -> None:
+def test_the_mark_is_read_from_the_answers_and_not_from_the_weights(rows: Any) -> None:
     row = rows.loc["whisper", "none"]
     assert row.score_before == 1.0
     assert row.detected_before
@@ -157,14 +157,14 @@ def test_the_mark_is_read_from_the_answers_and_not_from_the_weights(rows: pd.Dat
     assert rows.loc["whisper", "prune"].outcome in ("removed", "useless")
 
 
-def test_a_verifier_is_served_what_outsiders_are(rows: pd.DataFrame) -> None:
+def test_a_verifier_is_served_what_outsiders_are(rows: Any) -> None:
     metrics = rows.loc["whisper", "cross-verify"].metrics
     assert (metrics["identified"], metrics["traced"]) == (1.0, 1.0)
     assert max(metrics["misidentified"], metrics["unmarked"]) < 0.5
     assert rows.loc["whisper", "cross-verify"].detected_after
 
 
-def test_forging_is_told_by_what_is_left_in_use(rows: pd.DataFrame) -> None:
+def test_forging_is_told_by_what_is_left_in_use(rows: Any) -> None:
     row = rows.loc["whisper", "forge"]
     assert row.detected_after, "the served victim stays in use"
     assert row.rival_verified, "labels of fresh triggers are read off the served model"

@@ -21,7 +21,7 @@ ABSENT = {"cap", "lsb", "zhang"}  # methods that claims name and nobody has writ
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_shipped_grid_is_valid(name):
+def test_a_shipped_grid_is_valid(name: str) -> None:
     check_grid(parse(name, REGISTRY), REGISTRY)
 
 
@@ -56,7 +56,7 @@ def shipped() -> Cells:
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
-def test_the_grids_hold_the_cells_of_a_claim(claim, shipped):
+def test_the_grids_hold_the_cells_of_a_claim(claim: Any, shipped: Cells) -> None:
     for part in (*claim.tests, *claim.controls):
         for figure in part.value.figures():
             if all(choice.method in ABSENT for choice in figure.choices):
@@ -66,13 +66,14 @@ def test_the_grids_hold_the_cells_of_a_claim(claim, shipped):
                 assert all("was not measured" in why for why in missing), f"{task}: {missing}"
 
 
-def test_claims_state_parameters_that_exist():
+def test_claims_state_parameters_that_exist() -> None:
     for claim in CLAIMS:
         for part in (*claim.tests, *claim.controls):
             for choice in (choice for figure in part.value.figures() for choice in figure.choices):
-                for plugins, key, stated in (
+                named: tuple[tuple[Any, str | None, Any], ...] = (
                     (REGISTRY.methods, choice.method, choice.config),
                     (REGISTRY.attacks, choice.attack, choice.attack_config),
-                ):
+                )
+                for plugins, key, stated in named:
                     if key not in {None, *ABSENT}:
                         configured(plugins[key], stated, f"{claim.id}: {choice.label}")

@@ -27,7 +27,7 @@ class Number(nn.Module):
         self.value = nn.Parameter(torch.tensor(value))
 
 
-class Distance(Method):
+class Distance(Method[MethodConfig]):
     """Scores 1 - |key - model|; the p-value of a close one is small."""
 
     key, title, paper, access, family = "distance", "distance", "none", "weights", "bits"

@@ -38,8 +38,8 @@ def test_every_module_is_registered_under_its_name(
     assert {cls.__module__ for cls in registered.values()} == {f"{package.__name__}.{name}" for name in names}
     for name in names:
         module = importlib.import_module(f"{package.__name__}.{name}")
-        own: list[type[Any]] = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-        plugins = [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
+        own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+        plugins: list[Any] = [c for c in own if issubclass(c, base) and not inspect.isabstract(c)]
         assert [c.key.replace("-", "_") for c in plugins] == [name]
 
 

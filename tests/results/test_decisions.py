@@ -380,7 +380,7 @@ def written(out: Path, plain: list[dict[str, Any]], known: dict[str, Null]) -> t
 
 def bits(frame: pd.DataFrame) -> list[dict[str, Any]]:
     plain = frame[["cell_key", *DERIVED_COLUMNS, "metrics"]].sort_values("cell_key").to_dict("records")
-    return [{str(name): repr(dict(sorted(v.items())) if isinstance(v, dict) else v) for name, v in r.items()} for r in plain]
+    return [{str(k): repr(dict(sorted(v.items())) if isinstance(v, dict) else v) for k, v in r.items()} for r in plain]
 
 
 ALPHAS = st.sampled_from([1e-6, 1e-4, 1e-3, 0.01, 0.3])

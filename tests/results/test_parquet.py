@@ -21,6 +21,8 @@ FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 POINT = {"stage_key": "s", "stage": "embed", "curve": "fit", "step": 0, "metric": "loss", "value": 0.5}
 
+Changes = list[dict[str, Any]]
+
 
 def bits(value: float) -> bytes:
     return struct.pack("<d", value)
@@ -289,11 +291,16 @@ def test_equal_but_for_timings(tmp_path: Path) -> None:
 
 def test_differences_are_found_to_the_last_bit(tmp_path: Path) -> None:
     nudged = float(np.nextafter(0.96, 1))
-    changes = [{"main_after": nudged}, {"score_after": -0.0}, {"p_after": None}, {"metrics": {"agreement": nudged}}]
+    changes: Changes = [
+        {"main_after": nudged},
+        {"score_after": -0.0},
+        {"p_after": None},
+        {"metrics": {"agreement": nudged}},
+    ]
     parquet.write_rows(
         tmp_path / "a", [make_row(cell_key=f"{i}", score_after=0.0) for i in range(4)] + [make_row(cell_key="x")]
     )
-    other = [make_row(cell_key=f"{i}", **{"score_after": 0.0, **change}) for i, change in enumerate(changes)]
+    other = [make_row(**{"cell_key": f"{i}", "score_after": 0.0, **change}) for i, change in enumerate(changes)]
     parquet.write_rows(tmp_path / "b", [*other, make_row(cell_key="y")])
     found = parquet.rows_equal(tmp_path / "a", tmp_path / "b")
     assert [line.split(": ")[:2] for line in found[2:]] == [
@@ -305,8 +312,8 @@ def test_differences_are_found_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_a_reading_differs_to_the_last_bit_too(tmp_path: Path) -> None:
     nudged = float(np.nextafter(0.55, 1))
-    for out, changes in (("a", {}), ("b", {"score": nudged}), ("c", {"hits": None})):
-        readings = {**make_row()["readings"], "after": make_reading(**changes)}
+    for out, reading in (("a", make_reading()), ("b", make_reading(score=nudged)), ("c", make_reading(hits=None))):
+        readings = {**make_row()["readings"], "after": reading}
         parquet.write_rows(tmp_path / out, [make_row(readings=readings)])
     for other in "bc":
         (line,) = parquet.rows_equal(tmp_path / "a", tmp_path / other)

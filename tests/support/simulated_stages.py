@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.orchestrator.keys import content_key
-from assay.orchestrator.planning.plan import Cell, Plan, Stage
+from assay.orchestrator.planning.plan import Cell, Plan, Stage, StageKind
 from assay.orchestrator.store import Store
 from assay.orchestrator.work.bench import Context
 from assay.orchestrator.work.stages import Status
@@ -23,7 +23,7 @@ def stage(name: str, *parents: Stage, seconds: float = 0.0, cheap: bool = False,
 
     With `full` the disk is full until there is a file `room` in the sweep's folder.
     """
-    kind = "attack" if parents else "clean"
+    kind: StageKind = "attack" if parents else "clean"
     facts = {"name": name, "parents": [parent.key for parent in parents], **identity}
     keys = tuple(parent.key for parent in parents)
     return Stage(content_key(facts), kind, facts, keys, seconds, cheap, name)

@@ -5,11 +5,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from assay.tasks.data.splits import Labelled
+from assay.tasks.data.splits import Labelled, Party
 from assay.tasks.lab import Lab
 from assay.tasks.networks.architectures import Normalize
 from assay.tasks.networks.classic import MLP
 from assay.tasks.streams import stream
+from assay.tasks.task import Task
+from assay.tasks.training.recipe import Wrapped
 from assay.tasks.training.schedule import Schedule
 from assay.tasks.training.trainer import Recipe, fit
 
@@ -17,7 +19,10 @@ DATA = Labelled(torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.a
 
 
 def lab(scratch: Path, plugin: str = "adi") -> Lab:
-    return Lab(plugin, 0, torch.device("cpu"), scratch, "clean|0", checkpoint_s=0.0)
+    return Lab(
+        task=Task(dataset="digits", model="cnn-mini"), data=Party(DATA, DATA), role="owner", plugin=plugin, seed=0,
+        device=torch.device("cpu"), scratch=scratch, train_seed="clean|0", checkpoint_s=0.0,
+    )  # fmt: skip
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -48,6 +53,7 @@ def test_training_is_counted_and_recorded(tmp_path: Path) -> None:
 def test_two_trainings_of_one_name_are_two_trainings(tmp_path: Path) -> None:
     class Heavy(Recipe):
         def __init__(self, factor: float) -> None:
+            super().__init__()
             self.factor = factor
 
         def loss(self, model, batch):  # type: ignore[no-untyped-def]
@@ -74,3 +80,40 @@ def test_names_open_streams_of_their_own(tmp_path: Path) -> None:
     assert not torch.equal(weights(runs[0]), weights(runs[1]))
     shared = own.fit(network(), DATA, schedule=Schedule(epochs=1), name="student", seed="clean|0").model
     assert torch.equal(weights(shared), weights(runs[0]))
+
+
+def test_a_run_has_its_own_schedule_and_shares_the_rest(tmp_path: Path) -> None:
+    own = lab(tmp_path)
+    other = own.under(Schedule(epochs=3))
+    assert (own.schedule, other.schedule.epochs) == (own.task.schedule, 3)
+    other.fit(network(), DATA)
+    assert len(own.curves) == 3
+    assert own.meter is other.meter
+
+
+def test_a_keys_lab_has_streams_and_scratch_of_its_own_and_keeps_no_curve(tmp_path: Path) -> None:
+    own = lab(tmp_path)
+    keys = [own.for_key(index) for index in (0, 1)]
+    assert [key.plugin for key in keys] == ["adi|key-0", "adi|key-1"]
+    assert torch.equal(
+        torch.rand(2, generator=keys[0].stream("x")), torch.rand(2, generator=stream("adi|key-0", "x", 0))
+    )
+    for key in keys:
+        key.fit(network(), DATA, schedule=Schedule(epochs=1))
+    assert own.curves == []
+    assert own.meter.steps == 2, "what drawing keys costs is counted"
+
+
+def test_an_attacker_varies_and_watches_the_main_run_alone(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Noted(Wrapped):
+        def before_epoch(self, model: nn.Module, epoch: int) -> None:
+            seen.append(("varied", epoch))
+
+    own = lab(tmp_path)
+    own.vary, own.watch = Noted, (lambda epoch, model, means: seen.append(("watched", epoch)),)
+    own.fit(network(), DATA, schedule=Schedule(epochs=1), name="detector")
+    assert seen == []
+    own.fit(network(), DATA, schedule=Schedule(epochs=2))
+    assert seen == [("varied", 0), ("watched", 0), ("varied", 1), ("watched", 1)]

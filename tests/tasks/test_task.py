@@ -14,12 +14,12 @@ from assay.tasks.task import Task, named_tasks, profiles, resolve_task
 from assay.tasks.training.schedule import Frozen, Schedule, parse
 
 
-@pytest.mark.parametrize(("profile", "references"), [("paper", 10), ("laptop", 5), ("smoke", 3)])
-def test_every_task_resolves_under_every_profile(profile: str, references: int) -> None:
+@pytest.mark.parametrize("profile", ["paper", "laptop", "smoke"])
+def test_every_task_resolves_under_every_profile(profile: str) -> None:
     assert profile in profiles()
     for key in named_tasks():
         task = resolve_task(key, profile, {})
-        assert (task.key, task.references) == (key, references)
+        assert task.key == key
         assert Task.model_validate_json(task.model_dump_json()) == task
 
 
