@@ -169,7 +169,7 @@ class Shifted(nn.Module):
 
 def test_a_student_keeps_a_signal_in_the_answers(field: Range) -> None:
     signal = torch.tensor([1.0, -1.0] * 5)
-    settings = {"alpha": 1.0, "epochs": 12}
+    settings: dict[str, Any] = {"alpha": 1.0, "epochs": 12}
     plain = field.run(Distill, **settings).surrogate
     taught = field.run(Distill, field.victim("logits", model=Shifted(field.model, signal)), **settings).surrogate
     inputs = field.splits.test.inputs

@@ -58,6 +58,7 @@ def test_a_new_head_trains_alone_for_exactly_so_many_batches(field: Range, batch
     lab = field.lab("fine-tune")
     config = Config(mode="rtal", lr=0.05, batch_size=16, warmup_head_batches=batches, epochs=0)
     surrogate = FineTune(config).run(field.victim("weights"), lab).surrogate
+    assert surrogate is not None
     assert moved(field, surrogate) == {"fc2.weight", "fc2.bias"}
     assert lab.meter.steps == batches
     waited = field.run(FineTune, mode="rtal", lr=0.05, warmup_head_batches=1, epochs=1).surrogate
@@ -81,7 +82,9 @@ def test_soft_labels_leave_the_victim_where_it_is(field: Range) -> None:
 
     batch = Batch(part.model_inputs(), part.labels, torch.arange(len(part)), len(part))
     recipe.loss(model, batch)["task"].backward()
-    assert model.fc2.weight.grad.abs().max() < 1e-6
+    gradient = model.get_parameter("fc2.weight").grad
+    assert gradient is not None
+    assert gradient.abs().max() < 1e-6
 
 
 def test_rounds_continue_and_are_probed(field: Range) -> None:
@@ -89,6 +92,7 @@ def test_rounds_continue_and_are_probed(field: Range) -> None:
     seen: list[tuple[int, str]] = []
     lab.probe = lambda step, model: seen.append((step, field.digest(model)))
     outcome = FineTune(Config(trials=3, epochs_per_trial=1)).run(field.victim("weights"), lab)
+    assert outcome.surrogate is not None
     assert [step for step, _ in seen] == [1, 2, 3]
     assert len({state for _, state in seen}) == 3
     assert seen[-1][1] == field.digest(outcome.surrogate)
@@ -100,6 +104,7 @@ def test_the_best_held_out_epoch_is_kept(field: Range) -> None:
     states: list[str] = []
     lab.probe = lambda step, model: states.append(field.digest(model))
     outcome = FineTune(Config(epochs=4, lr=0.05)).run(field.victim("weights"), lab)
+    assert outcome.surrogate is not None
     scores = [row["val_accuracy"] for row in lab.curves]
     assert field.digest(outcome.surrogate) == states[scores.index(max(scores))]
 
@@ -148,7 +153,7 @@ def test_groups_of_layers_have_their_own_rates(field: Range) -> None:
     ]
     judge = torch.optim.SGD(groups, 0.05, momentum=0.9, weight_decay=decay)
     optimizer = torch.optim.SGD(ours.parameters(), 0.05, momentum=0.9, weight_decay=decay)
-    recipe = FineTuning(factors=Factors(ours, ours.fc2, factors, decay))
+    recipe = FineTuning(factors=Factors(ours, ours.get_submodule("fc2"), factors, decay))
     for _ in range(4):
         for model, one in ((ours, optimizer), (theirs, judge)):
             one.zero_grad()

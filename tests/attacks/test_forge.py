@@ -28,6 +28,7 @@ def test_the_best_of_the_draws_is_claimed(field: Range) -> None:
     method = SignMark(MethodConfig())
     lab = field.lab("forge")
     outcome = Forge(Config(procedure="search", draws=200)).run(field.victim("weights", method), lab)
+    assert outcome.rival is not None
     scores = [row["score"] for row in lab.curves]
     assert len(scores) == 200
     assert method.read(Suspect(field.model, "weights", "signs"), outcome.rival).score == max(scores)

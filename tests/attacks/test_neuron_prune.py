@@ -126,7 +126,7 @@ def test_zeroed_recurrent_units_are_silent(zoo: type[Zoo]) -> None:
     group = next(group for group in channel_groups(model) if group.name == "lstm.weight_ih_l0")
     silence(model, group, torch.arange(100))
     with torch.no_grad():
-        states = model.lstm(model.embedding(zoo.inputs("lstm")))[0]
+        states = model.get_submodule("lstm")(model.get_submodule("embedding")(zoo.inputs("lstm")))[0]
     assert not states[..., :100].any()
     assert bool(states[..., 100:].all())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ class Pictures(Method[MethodConfig]):
 
     key, title, paper = "pictures", "noise images", "a test"
     access = "labels"
-    family: Family = "triggers"
+    family: ClassVar[Family] = "triggers"
     sealed = False
 
     def draw(self, lab: Lab) -> Secret:

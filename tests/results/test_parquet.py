@@ -21,8 +21,6 @@ FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 POINT = {"stage_key": "s", "stage": "embed", "curve": "fit", "step": 0, "metric": "loss", "value": 0.5}
 
-Changes = list[dict[str, Any]]
-
 
 def bits(value: float) -> bytes:
     return struct.pack("<d", value)
@@ -291,7 +289,7 @@ def test_equal_but_for_timings(tmp_path: Path) -> None:
 
 def test_differences_are_found_to_the_last_bit(tmp_path: Path) -> None:
     nudged = float(np.nextafter(0.96, 1))
-    changes: Changes = [
+    changes: list[dict[str, Any]] = [
         {"main_after": nudged},
         {"score_after": -0.0},
         {"p_after": None},
