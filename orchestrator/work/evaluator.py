@@ -148,7 +148,7 @@ def _architecture(outcome: Outcome, own: str) -> str | None:
     """Return the key of what is in use from now on; `own` is that of what was attacked."""
     if outcome.adapted is not None or outcome.structure == "changed":
         return None
-    return own if outcome.structure == "same" else outcome.architecture
+    return outcome.architecture or (own if outcome.structure == "same" else None)
 
 
 def _worth(adapted: Seen) -> dict[str, float]:
