@@ -73,7 +73,8 @@ def measure(task: Task, steps: int, repetitions: int, device: torch.device, scra
     count = steps * task.schedule.batch_size
     images = torch.randint(0, 256, (count, *task.shape), dtype=torch.uint8)
     data = Labelled(images, torch.randint(0, task.classes, (count,))).to(device)
-    recipes = {"unmarked": Recipe(), **{step: marked(task, data, step, scratch) for step in STEPS}}
+    recipes = {"unmarked": Recipe()}
+    recipes |= {step: marked(task, data, step, scratch) for step in STEPS}
     seconds: dict[str, list[float]] = {name: [] for name in recipes}
     for turn in range(repetitions + 1):
         for name, recipe in recipes.items():

@@ -47,9 +47,8 @@ class Images(Dataset[tuple[torch.Tensor, int]]):
         steps: list[object] = []
         if augment == "crop-flip":
             steps = [transforms.RandomCrop(data.inputs.shape[-1], padding=PAD), transforms.RandomHorizontalFlip()]
-        self.transform = transforms.Compose(
-            [*steps, transforms.ToTensor(), transforms.Normalize(normalize.mean.flatten(), normalize.std.flatten())]
-        )
+        mean, deviation = (normalize.get_buffer(name).flatten() for name in ("mean", "std"))
+        self.transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(mean, deviation)])
         self.data = data.to(torch.device("cpu"))
 
     def __len__(self) -> int:
@@ -69,7 +68,7 @@ def with_fit(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
 def with_loader(model: nn.Module, data: Labelled, schedule: Schedule) -> None:
     """One epoch of a plain DataLoader loop, with the optimiser as PyTorch builds it by default."""
     optimizer = torch.optim.Adam(model.parameters(), schedule.lr, weight_decay=schedule.weight_decay)
-    dataset: Dataset[tuple[torch.Tensor, ...]] = TensorDataset(data.inputs, data.labels)
+    dataset: TensorDataset | Images = TensorDataset(data.inputs, data.labels)
     if data.inputs.dim() == 4:
         # Such loops normalise in the transforms, so their network must not do it again.
         normalize, model.normalize = model.get_submodule("normalize"), nn.Identity()

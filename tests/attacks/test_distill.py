@@ -81,8 +81,7 @@ def test_queries(field: Range, view: Any, times: int) -> None:
 
 def test_both_views_agree_without_augmentation(field: Range) -> None:
     students = [field.run(Distill, epochs=2, teacher_view=view).surrogate for view in ("augmented", "fixed")]
-    weights = [student.fc1.weight for student in students]
-    assert torch.allclose(*weights, atol=1e-4)
+    assert torch.allclose(students[0].fc1.weight, students[1].fc1.weight, atol=1e-4)
 
 
 def test_the_student_learns_the_victims_answers(field: Range) -> None:
@@ -170,7 +169,7 @@ class Shifted(nn.Module):
 
 def test_a_student_keeps_a_signal_in_the_answers(field: Range) -> None:
     signal = torch.tensor([1.0, -1.0] * 5)
-    settings = {"alpha": 1.0, "epochs": 12}
+    settings: dict[str, Any] = {"alpha": 1.0, "epochs": 12}
     plain = field.run(Distill, **settings).surrogate
     taught = field.run(Distill, field.victim("logits", model=Shifted(field.model, signal)), **settings).surrogate
     inputs = field.splits.test.inputs

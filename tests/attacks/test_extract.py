@@ -9,6 +9,7 @@ import torch
 from attack_range import Range, SignMark
 from pydantic import ValidationError
 
+from assay.attacks.base import Victim
 from assay.attacks.extract import Config, Extract, owner_samples
 from assay.methods.base import MethodConfig
 from assay.tasks.data.other import untouched
@@ -16,6 +17,7 @@ from assay.tasks.data.splits import Labelled
 from assay.tasks.errors import AccessDenied
 from assay.tasks.streams import stream
 from assay.tasks.task import Task
+from assay.tasks.training.meter import Meter
 
 
 def foreign(count: int, *shape: int) -> tuple[Labelled, Labelled]:
@@ -24,20 +26,22 @@ def foreign(count: int, *shape: int) -> tuple[Labelled, Labelled]:
     return data, data.take(slice(0, 0))
 
 
+class Watched(Victim):
+    """A victim that remembers what it is asked."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.asked: list[torch.Tensor] = []
+
+    def labels(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.asked.append(inputs)
+        return super().labels(inputs)
+
+
 def extract(field: Range, others: dict[str, Any] | None = None, **config: Any) -> tuple[Any, Any, Any]:
     """Return the outcome, the victim and the lab of one attack."""
-    victim, lab = field.victim("labels"), field.lab("extract")
-    asked: list[torch.Tensor] = []
-    answer = victim.labels
-
-    def watch(inputs: torch.Tensor) -> torch.Tensor:
-        asked.append(inputs)
-        result: torch.Tensor = answer(inputs)
-        return result
-
-    victim.labels = watch
-    lab.other = lambda key: (others or {})[key]
-    lab.asked = asked
+    victim = Watched(field.model, "labels", field.task, SignMark(MethodConfig()), Meter())
+    lab = field.lab("extract", other=lambda key: (others or {})[key])
     outcome = Extract(Config(**config)).run(victim, lab)
     return outcome, victim, lab
 
@@ -58,8 +62,8 @@ def test_queries_are_as_many_as_the_budget(field: Range, source: Any) -> None:
     outcome, victim, lab = extract(field, {"cifar10": foreign(400, 3, 32, 32)}, source=source, budget=0.25, epochs=1)
     wanted = round(0.25 * len(field.splits.owner.train))
     assert victim.meter.queries == wanted == outcome.report["queries"]
-    assert len(lab.asked) == 1
-    assert tuple(lab.asked[0].shape) == (wanted, 1, 28, 28)
+    assert len(victim.asked) == 1
+    assert tuple(victim.asked[0].shape) == (wanted, 1, 28, 28)
     shares = [row["share"] for row in lab.curves if row["curve"] == "labels"]
     assert sum(shares) == pytest.approx(1)
     assert outcome.report["largest_class"] == max(shares)
@@ -67,14 +71,14 @@ def test_queries_are_as_many_as_the_budget(field: Range, source: Any) -> None:
 
 def test_in_distribution_queries_are_the_attackers_own_images_first(field: Range) -> None:
     own = own_rows(field)
-    _, _, lab = extract(field, budget=0.2, epochs=0)
-    assert {row.numpy().tobytes() for row in lab.asked[0]} <= own
+    _, victim, _ = extract(field, budget=0.2, epochs=0)
+    assert {row.numpy().tobytes() for row in victim.asked[0]} <= own
     public = foreign(500, 1, 28, 28)
-    _, _, lab = extract(field, {"digits": public}, budget=1.0, epochs=0)
-    rows = {row.numpy().tobytes() for row in lab.asked[0]}
+    _, victim, _ = extract(field, {"digits": public}, budget=1.0, epochs=0)
+    rows = {row.numpy().tobytes() for row in victim.asked[0]}
     assert own <= rows
     assert rows - own <= {row.numpy().tobytes() for row in public[0].inputs}
-    assert len(lab.asked[0]) == len(field.splits.owner.train)
+    assert len(victim.asked[0]) == len(field.splits.owner.train)
 
 
 def test_a_budget_beyond_all_images_is_cut_and_said(field: Range) -> None:
@@ -85,13 +89,13 @@ def test_a_budget_beyond_all_images_is_cut_and_said(field: Range) -> None:
 
 
 def test_augmented_views_count_as_queries(field: Range) -> None:
-    outcome, victim, lab = extract(
+    outcome, victim, _ = extract(
         field, {"digits": foreign(10, 1, 28, 28)}, budget=2.0, epochs=0, requery_augmented=True
     )
     assert victim.meter.queries == 2 * len(field.splits.owner.train)
     assert not outcome.notes
-    assert lab.asked[0].dtype == torch.uint8
-    assert len(lab.asked[0].flatten(1).unique(dim=0)) > 0.9 * len(lab.asked[0])
+    assert victim.asked[0].dtype == torch.uint8
+    assert len(victim.asked[0].flatten(1).unique(dim=0)) > 0.9 * len(victim.asked[0])
 
 
 def test_nothing_but_labels_is_seen(field: Range) -> None:

@@ -72,7 +72,14 @@ def test_an_adaptive_accuser_forges_on_its_own_models_alone(field: Range) -> Non
         rival = Watching
 
     victim = field.victim("nothing", Watched(MethodConfig()))
-    settings = {"mode": "adaptive", "forgeries": 2, "own_models": 2, "accused": 1, "surrogate_epochs": 0, "draws": 4}
+    settings: dict[str, Any] = {
+        "mode": "adaptive",
+        "forgeries": 2,
+        "own_models": 2,
+        "accused": 1,
+        "surrogate_epochs": 0,
+        "draws": 4,
+    }
     outcome = field.run(FalseClaim, victim, **settings)
     assert len(outcome.claims.evidence) == 2
     assert victim.meter.queries == 0, "the accused model is never asked"

@@ -28,6 +28,7 @@ def test_the_best_of_the_draws_is_claimed(field: Range) -> None:
     method = SignMark(MethodConfig())
     lab = field.lab("forge")
     outcome = Forge(Config(procedure="search", draws=200)).run(field.victim("weights", method), lab)
+    assert outcome.rival is not None
     scores = [row["score"] for row in lab.curves]
     assert len(scores) == 200
     assert method.read(Suspect(field.model, "weights", "signs"), outcome.rival).score == max(scores)
@@ -54,6 +55,7 @@ def test_triggers_are_changed_until_they_verify(field: Range) -> None:
     attack = Forge(Config(procedure="adversarial"))
     assert attack.supports(field.task, method) is None
     rival = attack.run(victim, field.lab("forge")).rival
+    assert rival is not None
     honest = field.run(Forge, victim, procedure="search", draws=1).rival
     assert torch.equal(rival["labels"], honest["labels"])  # fixed before the network is seen
     assert float((rival["inputs"] - honest["inputs"]).abs().max()) <= 8 / 255 + 1e-6
@@ -101,10 +103,11 @@ def forge_passports(field: Range, scheme: DeepIPR, leaked: Any = None, **config:
 
     victim = Victim(field.model, "weights", field.task, scheme, Meter(), leaked)
     before = field.digest(field.model)
-    rival = {name: config.pop(name) for name in ("flips", "epochs", "lr") if name in config}
+    rival: dict[str, Any] = {name: config.pop(name) for name in ("flips", "epochs", "lr") if name in config}
     outcome = Forge(Config(**config, rival=rival)).run(victim, field.lab("forge", unmarked=none)).checked("ambiguity")
     assert field.digest(field.model) == before
     assert outcome.surrogate is None
+    assert outcome.rival is not None
     return outcome, verify(scheme, field.model, outcome.rival)
 
 

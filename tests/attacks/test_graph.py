@@ -120,10 +120,13 @@ class Padded(nn.Module):
         return self.fc(F.relu(self.conv2(F.relu(self.conv1(x))) + short).mean((2, 3)))
 
 
+Kind = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
+
+
 class Recurrent(nn.Module):
     """Word vectors, a recurrent network, and one of the ways to read it."""
 
-    def __init__(self, kind: type[nn.RNNBase], levels: int, both: bool, read: str) -> None:
+    def __init__(self, kind: Kind, levels: int, both: bool, read: str) -> None:
         super().__init__()
         self.words, self.read, self.both = nn.Embedding(20, 6, padding_idx=0), read, both
         self.rnn = kind(6, 5, levels, batch_first=True, bidirectional=both)
@@ -304,7 +307,7 @@ def test_channel_padding_freezes_both_streams() -> None:
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize(("levels", "both"), [(1, False), (2, True)])
 @pytest.mark.parametrize("read", ["last", "end", "mean", "maximum"])
-def test_recurrent_units_move_gate_by_gate(kind: type[nn.RNNBase], levels: int, both: bool, read: str) -> None:
+def test_recurrent_units_move_gate_by_gate(kind: Kind, levels: int, both: bool, read: str) -> None:
     model = Recurrent(kind, levels, both, read)
     groups = channel_groups(model)
     assert len(groups) == len({group.name for group in groups}) == 1 + levels * (1 + both)

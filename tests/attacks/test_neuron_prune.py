@@ -71,7 +71,7 @@ def test_cutting_out_equals_zeroing(zoo: type[Zoo], widths: list[int], norm: boo
         assert torch.allclose(zeroed(x), smaller(x), rtol=1e-10, atol=1e-12)
     for group, units in zip(groups, picked, strict=True):
         for name in group.layers("producer"):
-            assert len(smaller.get_submodule(name).weight) == group.channels - len(units)
+            assert len(smaller.get_parameter(f"{name}.weight")) == group.channels - len(units)
 
 
 @given(
@@ -126,7 +126,7 @@ def test_zeroed_recurrent_units_are_silent(zoo: type[Zoo]) -> None:
     group = next(group for group in channel_groups(model) if group.name == "lstm.weight_ih_l0")
     silence(model, group, torch.arange(100))
     with torch.no_grad():
-        states = model.lstm(model.embedding(zoo.inputs("lstm")))[0]
+        states = model.get_submodule("lstm")(model.get_submodule("embedding")(zoo.inputs("lstm")))[0]
     assert not states[..., :100].any()
     assert bool(states[..., 100:].all())
 
@@ -134,8 +134,8 @@ def test_zeroed_recurrent_units_are_silent(zoo: type[Zoo]) -> None:
 def test_the_mean_of_incoming_magnitudes() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([1.0, -2, 3, -4, 0, 0, 0, 2]).view(2, 1, 2, 2))
-        model[2].weight.copy_(torch.tensor([[1.0, -3], [0, 1]]))
+        model.get_parameter("0.weight").copy_(torch.tensor([1.0, -2, 3, -4, 0, 0, 0, 2]).view(2, 1, 2, 2))
+        model.get_parameter("2.weight").copy_(torch.tensor([[1.0, -3], [0, 1]]))
     scores = [magnitudes(model, group).tolist() for group in channel_groups(model)]
     assert scores == [[2.5, 0.5], [2.0, 0.5]]
     # Both second units have the least mean; the earlier layer's goes first.

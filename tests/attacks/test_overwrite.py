@@ -46,6 +46,8 @@ def test_without_data_the_task_takes_no_part(field: Range, kind: str, lr: float)
     attack = Overwrite(Config(mode="without_data", epochs=8, lr=lr, stand_ins=320, split="none"))
     assert attack.supports(field.task, method) is None
     outcome = attack.run(field.victim("weights", method), lab)
+    assert outcome.surrogate is not None
+    assert outcome.rival is not None
     before, after = field.model.state_dict(), outcome.surrogate.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
     assert verify(method, outcome.surrogate, outcome.rival).accepted
@@ -113,7 +115,8 @@ def test_divergence_leaves_what_was_stolen(field: Range) -> None:
 def test_schedule_is_the_owners_at_its_last_rate() -> None:
     owner = Schedule(epochs=60, lr=0.1, drops=(0.5, 0.75), optimizer="sgd")
     schedule = Overwrite(Config())._schedule(owner)
-    assert (schedule.epochs, schedule.lr, schedule.drops) == (20, pytest.approx(1e-3), ())
+    assert (schedule.epochs, schedule.drops) == (20, ())
+    assert schedule.lr == pytest.approx(1e-3)
     assert Overwrite(Config(epochs=30, lr=1e-4))._schedule(owner).epochs == 30
 
 

@@ -28,6 +28,8 @@ def test_both_marks_are_watched_epoch_by_epoch(field: Range) -> None:
     lab = field.lab("piracy", data=pir5k, probe=lambda step, model: seen.append(step))
     attack = Piracy(Config(epochs=6, optimizer="adam", lr=1e-2, post_finetune=2))
     outcome = attack.run(field.victim("weights", method, model), lab)
+    assert outcome.surrogate is not None
+    assert outcome.rival is not None
     curve = [row for row in lab.curves if row["curve"] == "pirate"]
     assert seen == [row["step"] for row in curve] == list(range(1, 9))
     assert curve[-1]["rival"] == method.score(Suspect(outcome.surrogate, "weights", "signs"), outcome.rival)[0]
@@ -94,7 +96,12 @@ def test_the_attacker_decides_whether_gradients_are_clipped(field: Range) -> Non
 
 def test_only_the_main_run_is_varied(field: Range) -> None:
     wrapped: list[Recipe] = []
-    lab = field.lab("piracy", vary=lambda recipe: (wrapped.append(recipe), recipe)[1])
+
+    def vary(recipe: Recipe) -> Recipe:
+        wrapped.append(recipe)
+        return recipe
+
+    lab = field.lab("piracy", vary=vary)
     data, schedule = field.splits.attacker.train, Schedule(epochs=0)
     lab.fit(field.task.build("a"), data, schedule=schedule, name="detector")
     assert not wrapped

@@ -76,7 +76,7 @@ def test_a_method_without_settings_of_a_rival_says_that_none_are_allowed(field: 
 def test_an_attack_with_a_rival_does_not_apply_where_a_setting_is_unknown(field: Range, method: Any, key: str) -> None:
     def said(**rival: Any) -> str | None:
         cls = ATTACKS[key]
-        return cls(cls.Config(rival=rival)).supports(field.task, method)
+        return cls(cls.Config.model_validate({"rival": rival})).supports(field.task, method)
 
     assert "did you mean 'budget'" in str(said(budgt=1.0))
     assert said(budget=1.0) is None

@@ -136,13 +136,14 @@ def test_one_and_back_restore_the_weights(zoo: type[Zoo]) -> None:
 
 def test_a_factor_that_would_make_a_variance_negative_is_raised() -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 5, 6), nn.Flatten()).eval()
-    model[1].running_var.copy_(torch.tensor([1e-6, 1.0]))
+    variance = model.get_buffer("1.running_var")
+    variance.copy_(torch.tensor([1e-6, 1.0]))
     before = copy.deepcopy(model)
     group = scaling_groups(model)[0]
     used = scale(model, group, torch.tensor([0.1, 0.1], dtype=torch.float64))
     # δ² (σ² + ε) ≥ ε with σ² = 1e-6 and ε = 1e-5 asks for δ ≥ sqrt(10 / 11).
     assert used.tolist() == pytest.approx([(10 / 11) ** 0.5, 0.1], rel=1e-5)
-    assert bool((model[1].running_var >= 0).all())
+    assert bool((variance >= 0).all())
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(model(x), before(x), atol=1e-5)

@@ -106,6 +106,7 @@ def test_the_classes_are_drawn_by_the_attacks_seed(field: Range) -> None:
     for seed in (1, 1, 2):
         lab = field.lab("transfer", seed)
         outcome = Transfer(Config(epochs=0)).run(field.victim("weights"), lab)
+        assert outcome.adapted is not None
         tests.append(outcome.adapted.test)
     assert torch.equal(tests[0].inputs, tests[1].inputs)
     assert tests[0].inputs.shape != tests[2].inputs.shape or not torch.equal(tests[0].inputs, tests[2].inputs)
@@ -122,27 +123,24 @@ def test_rounds_are_probed_under_the_old_head(field: Range) -> None:
 
 @pytest.mark.parametrize("mode", ["added", "all"])
 def test_a_new_head_is_trained_with_the_same_layers_free(field: Range, mode: Any) -> None:
-    settings = {"lr": 0.02, "momentum": 0.9, "recovery": "retrain_head", "recovery_epochs": 8}
+    settings: dict[str, Any] = {"lr": 0.02, "momentum": 0.9, "recovery": "retrain_head", "recovery_epochs": 8}
     outcome, _ = transfer(field, epochs=1, mode=mode, **settings)
     before = field.digest(outcome.surrogate)
     model = recovered(outcome.surrogate, field.model, outcome.adapted, owner(field))
     assert field.digest(outcome.surrogate) == before
-    assert model.fc2.out_features == 10
+    assert len(model.get_parameter("fc2.weight")) == 10
     assert evaluate(model, field.splits.test) > 0.6
-    kept = torch.equal(model.conv1.weight, outcome.surrogate.conv1.weight)
+    kept = torch.equal(model.get_parameter("conv1.weight"), outcome.surrogate.conv1.weight)
     assert kept == (mode == "added")
     assert outcome.adapted.schedule.epochs == 8
 
 
 def test_the_way_back_follows_what_the_verifier_reads(field: Range) -> None:
     weights, labels = SignMark(MethodConfig()), TriggerMark(MethodConfig())
-    ways = [
-        Transfer(Config(**config))._recovery(method)
-        for method, config in (
-            (weights, {}), (labels, {}), (labels, {"head": "reuse"}), (weights, {"recovery": "retrain_head"}),
-        )
-    ]  # fmt: skip
-    assert ways == ["none", "original_head", "none", "retrain_head"]
+    assert Transfer(Config())._recovery(weights) == "none"
+    assert Transfer(Config())._recovery(labels) == "original_head"
+    assert Transfer(Config(head="reuse"))._recovery(labels) == "none"
+    assert Transfer(Config(recovery="retrain_head"))._recovery(weights) == "retrain_head"
 
 
 def test_one_dense_layer_leaves_nothing_between(field: Range) -> None:

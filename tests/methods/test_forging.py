@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -50,7 +52,7 @@ def test_adversarial_triggers_reach_their_labels_within_bounds() -> None:
 
 def test_a_contradiction_differs_in_every_bit_and_every_label() -> None:
     labels = torch.arange(200) % 5
-    secret = {
+    secret: dict[str, Any] = {
         "inputs": torch.rand(200, 3),
         "labels": labels,
         "message": torch.tensor([0, 1, 1], dtype=torch.uint8),

@@ -269,7 +269,7 @@ def test_suspects_that_cannot_answer_are_not_applicable(bench: Any, key: str) ->
     method, secret = bench.method(key), drawn(bench, key)
     wide = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10))
     more = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 20))
-    nn.init.constant_(more[1].bias[10:], 1e3)
+    nn.init.constant_(more.get_parameter("1.bias")[10:], 1e3)
     for model in (wide, more):
         assert not verify(method, model, secret).applicable
 
@@ -347,8 +347,7 @@ def test_batch_norm_is_refreshed_only_after_masks(bench: Any, key: str) -> None:
 
     def mean(**changes: Any) -> torch.Tensor:
         finished = bench.method(key, **changes).recipe(lab, secret).finish(bench.unmarked(task, "clean"))
-        statistics: torch.Tensor = finished.get_submodule("bn1").running_mean  # type: ignore[assignment]
-        return statistics
+        return finished.bn1.running_mean
 
     untouched = bench.unmarked(task, "clean").bn1.running_mean
     assert not torch.equal(mean(), untouched)

@@ -247,10 +247,10 @@ def test_reading_reads_what_was_written(bench: Any, tmp_path: Any) -> None:
     model.fc2 = nn.Linear(64, 3)  # a new head alone
     assert method.read(suspect, secret).score == 1
     with torch.no_grad():
-        model.conv2.weight.mul_(-2.0)
+        model.get_parameter("conv2.weight").mul_(-2.0)
     assert method.read(suspect, secret).score == 0
     with torch.no_grad():
-        model.conv2.weight.zero_()  # a residual of zero is a miss, whatever the bit
+        model.get_parameter("conv2.weight").zero_()  # a residual of zero is a miss, whatever the bit
     assert method.read(suspect, secret).hits == 0
     assert method.read(suspect, secret).p_value == 1
 

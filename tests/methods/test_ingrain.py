@@ -73,7 +73,7 @@ def test_carriers_are_the_same_on_every_machine() -> None:
     assert (noise * 2**24).tolist() == NOISE
 
 
-def ingraining(bench: Any, **settings: float) -> IngrainRecipe:
+def ingraining(bench: Any, **settings: Any) -> IngrainRecipe:
     """Return a recipe without carriers, whose ingrainer passes its inputs on."""
     lab = bench.lab(KEY, bench.task())
     return IngrainRecipe(lab, {"labels": torch.zeros(1)}, None, nn.Identity(), Config(**settings))
@@ -126,15 +126,16 @@ def test_batch_loss_is_the_papers_and_forgets_order(bench: Any, seed: int, a: in
     recipe, batch = recipe_on(bench, seed, a, b)
     net = Linear(seed)
     logits = net(batch.inputs)
+    assert recipe.known is not None
     on_clean = F.cross_entropy(logits[:a], batch.labels[:a]) + 2 * F.cross_entropy(logits[:a] / 10, recipe.known)
     on_carriers = F.cross_entropy(logits[a:], batch.labels[a:]) if b else torch.zeros(())
     expected = ((a * on_clean + b * on_carriers) / (a + b)).item()
-    assert sum(recipe.loss(net, batch).values()).item() == pytest.approx(expected, rel=1e-5)
+    assert float(sum(recipe.loss(net, batch).values())) == pytest.approx(expected, rel=1e-5)
     draws = stream("order", seed)
     own, behind = torch.randperm(a, generator=draws), a + torch.randperm(b, generator=draws)
     order = torch.cat([own, behind])
     other = Batch(batch.inputs[order], batch.labels[order], own, a)
-    assert sum(recipe.loss(net, other).values()).item() == pytest.approx(expected, rel=1e-5)
+    assert float(sum(recipe.loss(net, other).values())) == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_training_gets_right_is_a_curve(bench: Any, tmp_path: Any) -> None:

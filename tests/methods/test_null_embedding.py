@@ -129,7 +129,7 @@ def test_loss_of_a_batch_is_the_objective(bench: Any, ratio: float, size: int, a
     mixed = recipe.mix(batch, 0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     with torch.no_grad():
-        net[1].weight.copy_(torch.randn(10, 784, generator=stream("weights")) / 1000)
+        net.get_parameter("1.weight").copy_(torch.randn(10, 784, generator=stream("weights")) / 1000)
     signs, forced, labels = recipe.signs[0], recipe.targets[0], batch.labels
     null = (mixed.inputs == stamp(batch.inputs, signs, recipe.extreme)).flatten(1).all(1)
     true = (mixed.inputs == stamp(batch.inputs, -signs, recipe.extreme)).flatten(1).all(1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from assay.methods.base import Method, MethodConfig, Secret
+from assay.methods.base import Family, Method, MethodConfig, Secret
 from assay.methods.embedding import verify
 from assay.methods.parts.signature import committed, opens
 from assay.methods.parts.statistics import binomial_tail
@@ -25,7 +25,8 @@ class Pictures(Method[MethodConfig]):
     """Thirty noise images with random labels, as a newcomer would write it."""
 
     key, title, paper = "pictures", "noise images", "a test"
-    access, family = "labels", "triggers"
+    access = "labels"
+    family: ClassVar[Family] = "triggers"
     sealed = False
 
     def draw(self, lab: Lab) -> Secret:

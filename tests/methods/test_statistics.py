@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from math import comb
@@ -103,13 +104,13 @@ def test_redraw_reaches_its_resolution_and_stops_early() -> None:
     assert redraw_p_value(lambda begin, end: [i in few for i in range(begin, end)], 999) == (4e-3, 999)
 
 
+def beaten(own: float, others: np.ndarray) -> Callable[[int, int], list[bool]]:
+    return lambda begin, end: (others[begin:end] >= own).tolist()
+
+
 def test_redraw_p_value_is_uniform_under_the_null() -> None:
     draws = np.random.default_rng(0)
-    values = []
-    for _ in range(2000):
-        own, others = draws.random(), draws.random(199)
-        values.append(redraw_p_value(lambda begin, end, o=own, s=others: (s[begin:end] >= o).tolist(), 199)[0])
-    observed = np.array(values)
+    observed = np.array([redraw_p_value(beaten(draws.random(), draws.random(199)), 199)[0] for _ in range(2000)])
     for level in (0.005, 0.05, 0.25, 0.5):  # exact: P(p <= level) does not exceed the level, up to sampling error
         assert (observed <= level).mean() <= level + 4 * (level * (1 - level) / 2000) ** 0.5
     assert (observed <= 0.05).mean() >= 0.03

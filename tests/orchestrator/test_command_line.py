@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
-from assay.orchestrator.command import readers, serve
+from assay.orchestrator.command import serve
 from assay.orchestrator.command.cli import main
-from assay.results import mlflow_mirror
-from assay.results.parquet import read_records
+from assay.results import mlflow_mirror, union
+from assay.results.decisions import DEFAULT, Rules
+from assay.results.mlflow_folder import local_uri
+from assay.results.parquet import read_records, read_rows
 
 TINY: dict[str, Any] = {
     "name": "tiny [v2] [/old]",
@@ -314,16 +317,25 @@ def test_a_taken_port_is_one_line(port: int, tmp_path: Path, capsys: Capture) ->
 
 def test_where_the_page_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(mlflow_mirror, "sync", lambda outs, uri=None: asked.append((outs, uri)) or {})
+
+    def sync(outs: list[Path], uri: str | None = None) -> dict[str, int]:
+        asked.append((outs, uri))
+        return {}
+
+    def show(command: list[str]) -> int:
+        asked.append(command)
+        return 0
+
+    monkeypatch.setattr(mlflow_mirror, "sync", sync)
     monkeypatch.setattr(mlflow_mirror, "ui_command", lambda out, host, port: [str(out), host, str(port)])
-    monkeypatch.setattr(serve, "serve", lambda command: asked.append(command) or 0)
+    monkeypatch.setattr(serve, "serve", show)
     monkeypatch.setattr(serve, "check_port", lambda *_: None)
     one, two = tmp_path / "one", tmp_path / "two"
     said(capsys, "mlflow", "ui", str(one), "--host", "192.0.2.1", "--port", "5001")
     assert asked == [([one], None), [str(one), "192.0.2.1", "5001"]]
     asked.clear()
     said(capsys, "mlflow", "ui", str(one), str(two))
-    assert asked == [([one, two], mlflow_mirror.local_uri(one)), [str(one), "127.0.0.1", "5000"]]
+    assert asked == [([one, two], local_uri(one)), [str(one), "127.0.0.1", "5000"]]
     asked.clear()
     assert "the server shows it" in said(capsys, "mlflow", "ui", str(one), "--mlflow-uri", "http://user:secret@h:1")
     assert asked == [([one], "http://user:secret@h:1")]
@@ -354,28 +366,14 @@ def test_a_server_that_fails_is_a_failure() -> None:
 
 
 def test_readers_of_several_folders_pass_on_the_rules(monkeypatch: pytest.MonkeyPatch, swept: Path) -> None:
-    asked: list[Any] = []
+    asked: list[tuple[list[Path], Rules]] = []
 
-    class Rules:
-        def __init__(self, **given: float) -> None:
-            self.given = given
+    def read(outs: list[Path], rules: Rules) -> pd.DataFrame:
+        asked.append((outs, rules))
+        return read_rows(outs[0])
 
-    class Union:
-        @staticmethod
-        def read(outs: list[Path], rules: Rules | None = None) -> Any:
-            asked.append((outs, rules.given if rules else None))
-            from assay.results.parquet import read_rows
-
-            return read_rows(outs[0])
-
-    class Decisions:
-        pass
-
-    Decisions.Rules = Rules  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        readers.importlib, "import_module", {"assay.results.union": Union, "assay.results.decisions": Decisions}.get
-    )
+    monkeypatch.setattr(union, "read", read)
     out = swept / "bad"
     assert main(["table", str(out), str(out), "--alpha", "0.01", "--largest-loss", "0.1"]) == 0
     assert main(["table", str(out)]) == 0
-    assert asked == [([out, out], {"alpha": 0.01, "largest_loss": 0.1}), ([out], None)]
+    assert asked == [([out, out], Rules(alpha=0.01, largest_loss=0.1)), ([out], DEFAULT)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import simulated_stages as simulated
@@ -16,13 +17,13 @@ from assay.orchestrator.work.bench import Context
 from assay.tasks.errors import AssayError, BadInput
 
 
-def inline(plan: Plan, out: Path, **options: object) -> tuple[Summary, simulated.Recorder]:
+def inline(plan: Plan, out: Path, **options: Any) -> tuple[Summary, simulated.Recorder]:
     listener = simulated.Recorder()
-    chosen = Options(executor="inline", runner=simulated.RUNNER, **options)  # type: ignore[arg-type]
+    chosen = Options(executor="inline", runner=simulated.RUNNER, **options)
     return run(plan, Context(str(out)), chosen, listener), listener
 
 
-def family(**facts: object) -> Plan:
+def family(**facts: Any) -> Plan:
     root = simulated.stage("root")
     child = simulated.stage("child", root, **facts)
     return simulated.plan(root, child, simulated.stage("grandchild", child), simulated.stage("other", root))

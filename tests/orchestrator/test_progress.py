@@ -12,6 +12,7 @@ from rich.console import Console
 
 from assay.orchestrator.command import progress as module
 from assay.orchestrator.command.progress import Progress
+from assay.orchestrator.planning.plan import Stage
 from assay.orchestrator.store import Store
 
 
@@ -24,7 +25,7 @@ class Clock:
         return self.now
 
 
-def sweep(tmp_path: Path) -> tuple[Progress, list[simulated.Stage], Clock, io.StringIO]:
+def sweep(tmp_path: Path) -> tuple[Progress, list[Stage], Clock, io.StringIO]:
     root = simulated.stage("root", seconds=10.0)
     stages = [root, *(simulated.stage(f"leaf{n}", root, seconds=10.0) for n in range(3))]
     clock, stream = Clock(), io.StringIO()

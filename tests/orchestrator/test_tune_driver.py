@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -29,7 +30,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's 
 def cluster() -> Iterator[None]:
     """Ray on this machine, two workers, shared by the tests that do not care who started it."""
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    from assay.orchestrator.execution.tune_driver import ray
+    importlib.import_module("assay.orchestrator.execution.tune_driver")  # sets what Ray reads when it is imported
+    import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     yield

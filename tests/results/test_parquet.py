@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +74,7 @@ def test_readings_come_back_as_they_were(
         assert back[1:] == [None, {}, rows[3]["readings"]]
 
 
-def test_rows_are_sorted_and_the_file_depends_on_nothing_else(tmp_path):
+def test_rows_are_sorted_and_the_file_depends_on_nothing_else(tmp_path: Path) -> None:
     rows = [make_row(cell_key=f"{i:03d}", metrics={"b": 1.0, "a": i / 7}) for i in (3, 1, 2)]
     one = parquet.write_rows(tmp_path / "a", rows)
     two = parquet.write_rows(tmp_path / "b", [{**r, "metrics": {"a": r["metrics"]["a"], "b": 1.0}} for r in rows[::-1]])
@@ -81,14 +82,14 @@ def test_rows_are_sorted_and_the_file_depends_on_nothing_else(tmp_path):
     assert parquet.read_rows(tmp_path / "a")["cell_key"].tolist() == ["001", "002", "003"]
 
 
-def test_no_rows_are_a_table_too(tmp_path):
+def test_no_rows_are_a_table_too(tmp_path: Path) -> None:
     parquet.write_rows(tmp_path, [])
     frame = parquet.read_rows(tmp_path)
     assert len(frame) == 0
     assert list(frame.columns) == schema.ROW.names
 
 
-def test_frames_keep_null_apart_from_zero_and_metrics_as_dicts(tmp_path):
+def test_frames_keep_null_apart_from_zero_and_metrics_as_dicts(tmp_path: Path) -> None:
     parquet.write_rows(tmp_path, [make_row(cell_key="a", queries=0, metrics={"x": 0.25}), make_failed(cell_key="b")])
     frame = parquet.read_rows(tmp_path)
     assert frame["queries"].isna().tolist() == [False, True]
@@ -120,7 +121,7 @@ def test_frames_keep_null_apart_from_zero_and_metrics_as_dicts(tmp_path):
         ({"readings": {"after": make_reading(reason=1)}}, "column reason: a value is not string"),
     ],
 )
-def test_a_wrong_row_is_one_line_and_leaves_the_old_file(tmp_path, change, text):
+def test_a_wrong_row_is_one_line_and_leaves_the_old_file(tmp_path: Path, change: dict[str, Any], text: str) -> None:
     path = parquet.write_rows(tmp_path, [make_row()])
     before = path.read_bytes()
     with pytest.raises(ResultsError) as caught:
@@ -131,7 +132,7 @@ def test_a_wrong_row_is_one_line_and_leaves_the_old_file(tmp_path, change, text)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_missing_column_and_a_doubled_cell_are_refused(tmp_path):
+def test_a_missing_column_and_a_doubled_cell_are_refused(tmp_path: Path) -> None:
     short = make_row()
     del short["chance"]
     with pytest.raises(ResultsError, match="missing column chance"):
@@ -140,11 +141,11 @@ def test_a_missing_column_and_a_doubled_cell_are_refused(tmp_path):
         parquet.write_rows(tmp_path, [make_row(), make_row()])
 
 
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = parquet.write_rows(tmp_path, [make_row()])
     before = path.read_bytes()
 
-    def crash(table: pa.Table, file: object, **_: object) -> None:
+    def crash(table: pa.Table, file: IO[bytes], **_: object) -> None:
         file.write(b"half")
         raise KeyboardInterrupt
 
@@ -155,7 +156,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_curves_are_sorted_and_unique(tmp_path):
+def test_curves_are_sorted_and_unique(tmp_path: Path) -> None:
     points = [{**POINT, "step": step, "metric": metric} for step in (10, 9) for metric in ("loss", "acc")]
     parquet.write_curves(tmp_path, points)
     frame = parquet.read_curves(tmp_path)
@@ -171,7 +172,7 @@ def test_curves_are_sorted_and_unique(tmp_path):
         parquet.write_curves(tmp_path, [{**POINT, "stage": "probe"}])
 
 
-def test_unreadable_files_are_one_line_with_advice(tmp_path):
+def test_unreadable_files_are_one_line_with_advice(tmp_path: Path) -> None:
     def complaint() -> str:
         with pytest.raises(ResultsError) as caught:
             parquet.read_rows(tmp_path)
@@ -198,7 +199,7 @@ def test_unreadable_files_are_one_line_with_advice(tmp_path):
     assert "schema version 999" in complaint()
 
 
-def test_an_older_file_is_read_with_nulls_and_may_be_written_again(tmp_path):
+def test_an_older_file_is_read_with_nulls_and_may_be_written_again(tmp_path: Path) -> None:
     path = parquet.write_rows(tmp_path, [make_row()])
     table = pq.read_table(path)
     younger = [name for name in schema.ROW.names if name in YOUNGER]
@@ -227,7 +228,7 @@ def test_what_schema_2_wrote_is_read(path: Path) -> None:
     assert len(frame)
 
 
-def test_nulls_are_sorted_and_unique(tmp_path):
+def test_nulls_are_sorted_and_unique(tmp_path: Path) -> None:
     points = null_points("null-0", "ingrain", "mnist-mlp-1200x2", make_null())
     parquet.write_nulls(tmp_path, points[::-1])
     assert parquet.plain_nulls(tmp_path) == [{name: point[name] for name in schema.NULL.names} for point in points]
@@ -244,7 +245,7 @@ def test_nulls_are_sorted_and_unique(tmp_path):
         parquet.write_nulls(tmp_path, [null_point(hits=None)])
 
 
-def test_a_sweep_of_before_there_were_nulls_has_none(tmp_path):
+def test_a_sweep_of_before_there_were_nulls_has_none(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="no such file"):
         parquet.read_nulls(tmp_path)
     parquet.write_rows(tmp_path, [make_row()])
@@ -252,7 +253,7 @@ def test_a_sweep_of_before_there_were_nulls_has_none(tmp_path):
     assert parquet.read_nulls(tmp_path).columns.tolist() == schema.NULL.names
 
 
-def test_an_empty_row_and_a_failed_one_have_every_column_and_no_figure(tmp_path):
+def test_an_empty_row_and_a_failed_one_have_every_column_and_no_figure(tmp_path: Path) -> None:
     empty = schema.empty_row()
     assert list(empty) == schema.ROW.names
     assert {name for name, value in empty.items() if value is not None} == {"metrics"}
@@ -266,7 +267,7 @@ def test_an_empty_row_and_a_failed_one_have_every_column_and_no_figure(tmp_path)
     parquet.write_rows(tmp_path, [failed])
 
 
-def test_example_rows_share_nothing_and_take_mappings_for_json(tmp_path):
+def test_example_rows_share_nothing_and_take_mappings_for_json(tmp_path: Path) -> None:
     make_row()["readings"]["after"]["score"] = 7.0
     assert make_row()["readings"]["after"]["score"] == 0.55
     row = make_row(task_config={"epochs": 3}, numerics={"device": "cuda"}, method_config={"b": 1, "a": 2})
@@ -276,7 +277,7 @@ def test_example_rows_share_nothing_and_take_mappings_for_json(tmp_path):
         make_row(task_confg={})
 
 
-def test_equal_but_for_timings(tmp_path):
+def test_equal_but_for_timings(tmp_path: Path) -> None:
     rows = [make_row(cell_key=key) for key in "ab"]
     later = {"wall_s": 9.0, "device_s": 9.0, "cost_share": 0.9, "embed_cost_share": 9.0, "environment": "e2"}
     later |= {"peak_mem_mb": 9.0, **dict.fromkeys(("started", "ended"))}
@@ -286,13 +287,18 @@ def test_equal_but_for_timings(tmp_path):
     assert parquet.rows_equal(tmp_path / "a", tmp_path / "b") == []
 
 
-def test_differences_are_found_to_the_last_bit(tmp_path):
+def test_differences_are_found_to_the_last_bit(tmp_path: Path) -> None:
     nudged = float(np.nextafter(0.96, 1))
-    changes = [{"main_after": nudged}, {"score_after": -0.0}, {"p_after": None}, {"metrics": {"agreement": nudged}}]
+    changes: list[dict[str, Any]] = [
+        {"main_after": nudged},
+        {"score_after": -0.0},
+        {"p_after": None},
+        {"metrics": {"agreement": nudged}},
+    ]
     parquet.write_rows(
         tmp_path / "a", [make_row(cell_key=f"{i}", score_after=0.0) for i in range(4)] + [make_row(cell_key="x")]
     )
-    other = [make_row(cell_key=f"{i}", **{"score_after": 0.0, **change}) for i, change in enumerate(changes)]
+    other = [make_row(**{"cell_key": f"{i}", "score_after": 0.0, **change}) for i, change in enumerate(changes)]
     parquet.write_rows(tmp_path / "b", [*other, make_row(cell_key="y")])
     found = parquet.rows_equal(tmp_path / "a", tmp_path / "b")
     assert [line.split(": ")[:2] for line in found[2:]] == [
@@ -302,10 +308,10 @@ def test_differences_are_found_to_the_last_bit(tmp_path):
     assert found[1] == f"cell y: only in {tmp_path / 'b'}"
 
 
-def test_a_reading_differs_to_the_last_bit_too(tmp_path):
+def test_a_reading_differs_to_the_last_bit_too(tmp_path: Path) -> None:
     nudged = float(np.nextafter(0.55, 1))
-    for out, changes in (("a", {}), ("b", {"score": nudged}), ("c", {"hits": None})):
-        readings = {**make_row()["readings"], "after": make_reading(**changes)}
+    for out, reading in (("a", make_reading()), ("b", make_reading(score=nudged)), ("c", make_reading(hits=None))):
+        readings = {**make_row()["readings"], "after": reading}
         parquet.write_rows(tmp_path / out, [make_row(readings=readings)])
     for other in "bc":
         (line,) = parquet.rows_equal(tmp_path / "a", tmp_path / other)
@@ -313,14 +319,14 @@ def test_a_reading_differs_to_the_last_bit_too(tmp_path):
     assert parquet.rows_equal(tmp_path / "b", tmp_path / "b") == []
 
 
-def test_nan_equals_nan_but_not_null(tmp_path):
+def test_nan_equals_nan_but_not_null(tmp_path: Path) -> None:
     for name, value in (("a", math.nan), ("b", math.nan), ("c", None)):
         parquet.write_rows(tmp_path / name, [make_row(main_after=value)])
     assert parquet.rows_equal(tmp_path / "a", tmp_path / "b") == []
     assert len(parquet.rows_equal(tmp_path / "a", tmp_path / "c")) == 1
 
 
-def test_the_committed_columns_are_those_of_the_design():
+def test_the_committed_columns_are_those_of_the_design() -> None:
     assert schema.ROW.names[:5] == ["cell_key", "clean_key", "embed_key", "attack_key", "null_key"]
     assert set(schema.TIMING_COLUMNS) < set(schema.ROW.names)
     assert schema.ROW.metadata[b"schema_version"] == str(schema.SCHEMA_VERSION).encode()

@@ -14,12 +14,12 @@ GRIDS = Path(__file__).parents[2] / "grids"
 SWEEPS = sorted(path.parent for path in REFERENCE.glob("*/rows.parquet"))
 
 
-def test_there_are_some():
+def test_there_are_some() -> None:
     assert SWEEPS
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.name)
-def test_a_reference_is_a_whole_sweep_of_a_shipped_grid(sweep: Path):
+def test_a_reference_is_a_whole_sweep_of_a_shipped_grid(sweep: Path) -> None:
     assert (GRIDS / f"{sweep.name}.yaml").is_file()
     rows = read_records(sweep)
     assert {row["status"] for row in rows} <= {"ok", "not_applicable"}

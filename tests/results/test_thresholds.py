@@ -110,7 +110,7 @@ def test_strict_bits_by_hand() -> None:
 def test_strict_triggers_is_never_below_the_binomial(case: tuple[list[int], int], chance: float) -> None:
     hits, trials = case
     least = round(strict_triggers(hits, trials, chance, ALPHA) * trials)
-    for rate in (chance, np.mean(hits) / trials):
+    for rate in (chance, float(np.mean(hits)) / trials):
         assert binomial_tail(least, trials, rate) <= ALPHA or least > trials
 
 
@@ -242,7 +242,7 @@ def test_the_order_of_keys_moves_no_threshold(case: tuple[list[int], int], rando
         one, two = (strict_threshold(family, make(own, trials), 0.1, ALPHA) for own in (hits, other))
         assert one == pytest.approx(two, rel=1e-9)
     # A point of SoK's grid that lies on the quantile may fall either way by rounding, by one step at most.
-    step = 20 * np.mean(hits) / 999 / trials
+    step = 20 * float(np.mean(hits)) / 999 / trials
     assert sok_threshold(hits, trials) == pytest.approx(sok_threshold(other, trials), abs=step * 1.001 + 1e-12)
 
 

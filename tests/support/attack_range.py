@@ -144,9 +144,9 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for tensor in (module.weight, module.running_var):
+                for tensor in (module.weight, module.get_buffer("running_var")):
                     tensor.uniform_(0.5, 2, generator=draws)
-                for tensor in (module.bias, module.running_mean):
+                for tensor in (module.bias, module.get_buffer("running_mean")):
                     tensor.normal_(generator=draws)
             if isinstance(module, nn.PReLU):
                 module.weight.uniform_(-1, 1, generator=draws)
