@@ -123,7 +123,7 @@ def test_an_earlier_rival_is_carried_along(finished: Any) -> None:
 
 def test_what_a_forger_leaves_in_use_is_attacked_with_the_claim_kept(tmp_path: Path) -> None:
     attacks = ["forge", "prune", {"chain": ["forge", "prune"]}]
-    out, plan, report = executed({**GRID, "attacks": attacks}, tmp_path)
+    out, _, report = executed({**GRID, "attacks": attacks}, tmp_path)
     assert (report.failed, report.blocked, report.not_applicable) == (0, 0, 0)
     rows: Any = read_rows(out).set_index("attack")
     both = rows.loc["forge > prune"]
