@@ -133,7 +133,7 @@ def test_thresholds_of_one_null_are_computed_once_for_each_rule_and_owner() -> N
 
 def test_a_chance_level_that_is_not_known_counts_as_none() -> None:
     null = make_null()
-    unknown = thresholds("triggers", null, reading(0.1, chance=None), DEFAULT)
+    unknown = thresholds("triggers", null, {**reading(0.1), "chance": None}, DEFAULT)
     assert unknown == thresholds("triggers", null, reading(0.1, chance=0.0), DEFAULT)
 
 
