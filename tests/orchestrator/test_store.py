@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,8 @@ def test_scratch_survives_until_the_commit(tmp_path: Path) -> None:
     assert (Store(tmp_path).scratch(KEY) / "train.safetensors").exists()
     store.commit(KEY, {"result": 1})
     assert not (tmp_path / "scratch" / KEY).exists()
+    shutil.rmtree(tmp_path / "scratch")  # somebody made room
+    assert store.scratch(KEY).is_dir()
 
 
 WRITER = """
