@@ -372,6 +372,7 @@ def test_the_example_is_a_row_that_could_be():
         assert reading["accepted"] == (reading["score"] >= reading["paper_threshold"])
         assert (reading["applicable"], reading["reason"], reading["trials"]) == (True, "", 100)
         assert (reading["chance"], reading["paper_threshold"]) == (0.1, 0.5)
+        assert 0 <= reading["p_value"] <= 1
     assert row["detected_before"]
     assert (row["score_after"], row["p_after"]) == (
         row["readings"]["after"]["score"],
