@@ -22,7 +22,6 @@ import queue
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -37,13 +36,20 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[1]
 EQUIVALENT: Final = Path(__file__).with_name("mutants_equivalent.yaml")
+NURSERY: Final = Path(__file__).with_name("mutants_nursery.py")
 MODULES: Final = {  # the file, and the fast tests that answer for it
     "decisions": ("results/decisions.py", ["tests/results/test_decisions.py"]),
+    "rules": ("results/rules.py", ["tests/results/test_decisions.py"]),
     "thresholds": ("results/thresholds.py", ["tests/results/test_thresholds.py"]),
     "nulls": ("results/nulls.py", ["tests/results/test_decisions.py", "tests/results/test_parquet.py"]),
+    "null": ("methods/null.py", ["tests/methods/test_null.py"]),
     "schema": ("results/schema.py", ["tests/results/test_parquet.py"]),
-    "splits": ("tasks/data/splits.py", ["tests/tasks/test_data.py"]),
+    "splits": ("tasks/data/splits.py", ["tests/tasks/test_splits.py"]),
     "planner": ("orchestrator/planning/planner.py", ["tests/orchestrator/test_plan.py"]),
+    "plan": (
+        "orchestrator/planning/plan.py",
+        ["tests/orchestrator/test_plan.py", "tests/orchestrator/test_scheduler.py"],
+    ),
     "scheduler": ("orchestrator/execution/scheduler.py", ["tests/orchestrator/test_scheduler.py"]),
     "store": ("orchestrator/store.py", ["tests/orchestrator/test_store.py"]),
 }
@@ -304,37 +310,52 @@ def copy_tree(root: Path, target: Path) -> None:
 Verdict = Literal["caught", "hung", "survived"]
 
 
-def run_tests(tree: Path, tests: Sequence[str], limit_s: float) -> Verdict:
-    """Run tests in a copy, beside which the plugin lies, until the first one fails.
+class Nursery:
+    """A copy of the tree, and a process whose forks run tests there (`mutants_nursery.py`).
 
-    Raises:
-        Unusable: pytest did not run any test, for a reason that is not the module's.
+    Args:
+        tree: the copy; beside it lies the plugin.
     """
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider"]
-    command += ["-p", "assay_mutants_plugin", "--hypothesis-seed=0", *tests]
-    path = os.pathsep.join([str(tree / "src"), str(tree.parent)])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    process = subprocess.Popen(
-        command,
-        cwd=tree,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        return "hung"
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # workers that the tests started go too
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if process.returncode in (4, 5):
-        raise Unusable(f"pytest ran no test of {' '.join(tests)}: {' '.join(said.split())[-200:]}")
-    return "survived" if process.returncode == 0 else "caught"
+
+    def __init__(self, tree: Path) -> None:
+        self.tree = tree
+        self._said = tree.parent / f"{tree.name}.log"
+        path = os.pathsep.join([str(tree / "src"), str(tree.parent)])
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(NURSERY), str(self._said)],
+            cwd=tree,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, tests: Sequence[str], limit_s: float) -> Verdict:
+        """Run tests until the first one fails.
+
+        Raises:
+            Unusable: pytest did not run any test, for a reason that is not the module's.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        arguments = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "assay_mutants_plugin"]
+        arguments += ["--hypothesis-seed=0", *tests]
+        self._process.stdin.write(json.dumps([arguments, limit_s]) + "\n")
+        self._process.stdin.flush()
+        status = json.loads(self._process.stdout.readline())
+        if status is None:
+            return "hung"
+        if status in (4, 5):
+            said = " ".join(self._said.read_text("utf-8").split())[-200:]
+            raise Unusable(f"pytest ran no test of {' '.join(tests)}: {said}")
+        return "survived" if status == 0 else "caught"
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
 
 
 @dataclass(frozen=True)
@@ -356,7 +377,9 @@ class Result:
         return "\n".join([head, *(f"    {line}" for line in change if line[0] in "+-")])
 
 
-def examine(module: str, planted: Sequence[Mutant], trees: queue.SimpleQueue[Path], processes: int) -> Iterator[Result]:
+def examine(
+    module: str, planted: Sequence[Mutant], nurseries: queue.SimpleQueue[Nursery], processes: int
+) -> Iterator[Result]:
     """Yield what becomes of each mutant of a module; first the sound module must pass.
 
     Raises:
@@ -366,13 +389,13 @@ def examine(module: str, planted: Sequence[Mutant], trees: queue.SimpleQueue[Pat
     source = (ROOT / file).read_bytes()
 
     def tested(mutant: Mutant | None, limit_s: float) -> Verdict:
-        tree = trees.get()
+        nursery = nurseries.get()
         try:
-            (tree / file).write_bytes(mutant.apply(source) if mutant else source)
-            return run_tests(tree, tests, limit_s)
+            (nursery.tree / file).write_bytes(mutant.apply(source) if mutant else source)
+            return nursery.run(tests, limit_s)
         finally:
-            (tree / file).write_bytes(source)
-            trees.put(tree)
+            (nursery.tree / file).write_bytes(source)
+            nurseries.put(nursery)
 
     started = time.monotonic()
     if tested(None, 3600.0) != "survived":
@@ -418,16 +441,18 @@ def main() -> int:
     arguments = parser.parse_args()
     os.nice(10)
     results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="assay-mutants-") as folder:
+    with tempfile.TemporaryDirectory(prefix="assay-mutants-") as folder, contextlib.ExitStack() as stack:
         try:
             planted = plan(arguments.module, arguments.sample, arguments.seed)
-            trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+            nurseries: queue.SimpleQueue[Nursery] = queue.SimpleQueue()
             (Path(folder) / "assay_mutants_plugin.py").write_text(_PLUGIN, "utf-8")
             for number in range(arguments.processes):
                 copy_tree(ROOT, Path(folder) / str(number))
-                trees.put(Path(folder) / str(number))
+                nursery = Nursery(Path(folder) / str(number))
+                stack.callback(nursery.close)
+                nurseries.put(nursery)
             for module, found in planted.items():
-                for result in examine(module, found, trees, arguments.processes):
+                for result in examine(module, found, nurseries, arguments.processes):
                     results.append(result)
                     print(result.text(), file=sys.stderr if arguments.json else sys.stdout, flush=True)
         except Unusable as why:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from assay.attacks.base import Attack, Needs
-from assay.methods.base import Method
 from assay.orchestrator.keys import SCHEMA, canonical, content_key
 from assay.orchestrator.planning import cost
 from assay.orchestrator.planning.configs import configured
 from assay.orchestrator.planning.grid import Entry, Grid
 from assay.orchestrator.planning.plan import Cell, Plan, Stage, StageKind
+from assay.orchestrator.planning.points import Attacks, Plugin, TaskFacts, leaves, merged, unique, wanted
 from assay.orchestrator.planning.registry import Registry
 from assay.tasks import VERSION
 from assay.tasks.calibration import PROCESSES, Calibration, resolve_calibration
@@ -27,87 +27,6 @@ from assay.tasks.training.numerics import settle
 
 _SHARED_SEED = 0
 """Seed of the split and of the references behind a null that all owners of a task share."""
-
-
-@dataclass(frozen=True)
-class _Plugin:
-    """A configured method or attack with what keys and rows need of it."""
-
-    plugin: Any
-    key: str
-    identity: dict[str, Any]
-    config: str
-    tasks: frozenset[str] = frozenset()  # that the grid wants it for; empty: all
-
-    @staticmethod
-    def of(plugin: Method[Any] | Attack[Any], source: str = "", tasks: Iterable[str] = ()) -> _Plugin:
-        config = plugin.config.model_dump(mode="json")
-        identity = {"key": plugin.key, "version": plugin.version, "config": config}
-        if source:  # of a plugin that comes from a file: an edited one is another plugin
-            identity["source"] = source
-        return _Plugin(plugin, plugin.key, identity, canonical(config), frozenset(tasks))
-
-    @property
-    def source(self) -> str:
-        return str(self.identity.get("source", ""))
-
-    def joined(self, other: Any) -> Any:
-        """Return the plugin for the tasks of both entries that name it."""
-        everywhere = not self.tasks or not other.tasks
-        return replace(self, tasks=frozenset() if everywhere else self.tasks | other.tasks)
-
-
-@dataclass(frozen=True)
-class _Attacks:
-    """One attack, or several, each on the surrogate of the one before."""
-
-    links: tuple[_Plugin, ...]
-    tasks: frozenset[str] = frozenset()
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        if len(self.links) == 1:
-            return self.links[0].identity
-        return {"chain": [link.identity for link in self.links]}
-
-    def columns(self) -> dict[str, Any]:
-        """Return the columns of a row that say which attack it was."""
-        splits = dict.fromkeys(link.plugin.config.split for link in self.links)
-        config = self.links[0].identity["config"]
-        if len(self.links) > 1:
-            config = {
-                str(place): {**link.identity["config"], "version": link.plugin.version}
-                for place, link in enumerate(self.links, start=1)
-            }
-        kinds = {link.plugin.kind for link in self.links}
-        return {
-            "attack": " > ".join(link.key for link in self.links),
-            "attack_config": canonical(config),
-            "attack_version": self.links[-1].plugin.version,
-            "attack_source": "+".join(dict.fromkeys(link.source for link in self.links if link.source)),
-            "split": "+".join(splits),
-            "kind": "ambiguity" if "ambiguity" in kinds else self.links[-1].plugin.kind,
-        }
-
-    def joined(self, other: _Attacks) -> _Attacks:
-        everywhere = not self.tasks or not other.tasks
-        return replace(self, tasks=frozenset() if everywhere else self.tasks | other.tasks)
-
-    def unfit(self, task: Task, method: _Plugin) -> str | None:
-        """Return why the attack does not apply, be it for lack of the data that its split mode promises."""
-        for place, link in enumerate(self.links):
-            if link.plugin.uses_data and (why := lacks(link.plugin.config.split, task.attacker_share)):
-                return why
-            if reason := link.plugin.supports(task, method.plugin):
-                return str(reason)
-            last = place == len(self.links) - 1
-            if len(self.links) > 1 and (link.plugin.kind == "verification" or (not last and not _leaves(link.plugin))):
-                return f"{link.key} ({link.plugin.kind}) leaves no model, so it cannot be a link of a chain"
-        return None
-
-
-def _leaves(attack: Attack[Any]) -> bool:
-    return attack.kind in ("removal", "ambiguity")
 
 
 def build_plan(grid: Grid, registry: Registry, data_root: Path | None, device: str = "cpu", threads: int = 1) -> Plan:
@@ -140,10 +59,10 @@ class _Planner:
             {"device": device} if threads == 1 or device == "cuda" else {"device": device, "threads": threads}
         )
         base = grid.profile if grid.profile in profiles() else "laptop"
-        self.tasks = _unique(self._task(entry, base) for entry in grid.tasks)
-        self.methods = _merged(self._plugin("method", entry, base) for entry in grid.methods)
-        self.attacks = _merged(self._attacks(entry, base) for entry in grid.attacks)
-        self.clean = _Plugin.of(configured(registry.methods["clean"], {}))
+        self.tasks = unique(self._task(entry, base) for entry in grid.tasks)
+        self.methods = merged(self._plugin("method", entry, base) for entry in grid.methods)
+        self.attacks = merged(self._attacks(entry, base) for entry in grid.attacks)
+        self.clean = Plugin.of(configured(registry.methods["clean"], {}))
         self.processes = {key: self._plugin("attack", Entry(key, {}, ""), base) for key in PROCESSES}
         self.stages: dict[str, Stage] = {}
 
@@ -154,15 +73,15 @@ class _Planner:
         task = task.but(schedule=settle(task.schedule, torch.device(self.device)).model_dump())
         return task, resolve_calibration(base, {**self.grid.calibration, **entry.calibration}, entry.where)
 
-    def _plugin(self, what: Any, entry: Entry, base: str) -> _Plugin:
+    def _plugin(self, what: Any, entry: Entry, base: str) -> Plugin:
         cls = (self.registry.methods if what == "method" else self.registry.attacks)[entry.key]
         params = {**(cls.laptop if base != "paper" else {}), **entry.params}
         made = configured(cls, params, f"{entry.where}: {entry.key}")
-        return _Plugin.of(made, self.registry.source(what, entry.key), entry.tasks)
+        return Plugin.of(made, self.registry.source(what, entry.key), entry.tasks)
 
-    def _attacks(self, entry: Entry, base: str) -> _Attacks:
+    def _attacks(self, entry: Entry, base: str) -> Attacks:
         links = tuple(self._plugin("attack", link, base) for link in entry.links or (entry,))
-        return _Attacks(links, frozenset(entry.tasks))
+        return Attacks(links, frozenset(entry.tasks))
 
     # --- cells -----------------------------------------------------------------------------------------------------
 
@@ -176,10 +95,10 @@ class _Planner:
 
     def _cells(self) -> Iterator[Cell]:
         for task, calibration in self.tasks:
-            facts = _TaskFacts(task, calibration, fingerprint(task.dataset, self.data_root), self.device)
-            attacks = [attack for attack in self.attacks if _wanted(attack, task)]
+            facts = TaskFacts(task, calibration, fingerprint(task.dataset, self.data_root), self.device)
+            attacks = [attack for attack in self.attacks if wanted(attack, task)]
             for method in self.methods:
-                if not _wanted(method, task):
+                if not wanted(method, task):
                     continue
                 unfit = method.plugin.supports(task)
                 pairs = [(attack, unfit or attack.unfit(task, method)) for attack in attacks]
@@ -187,7 +106,7 @@ class _Planner:
                     yield from self._row_of_cells(facts, method, pairs, seed)
 
     def _row_of_cells(
-        self, facts: _TaskFacts, method: _Plugin, pairs: list[tuple[_Attacks, str | None]], seed: int
+        self, facts: TaskFacts, method: Plugin, pairs: list[tuple[Attacks, str | None]], seed: int
     ) -> Iterator[Cell]:
         embed, null = None, None
         for attack, unfit in pairs:
@@ -209,7 +128,7 @@ class _Planner:
                 )
 
     def _columns(
-        self, facts: _TaskFacts, method: _Plugin, attack: _Attacks, seed: int, attack_seed: int
+        self, facts: TaskFacts, method: Plugin, attack: Attacks, seed: int, attack_seed: int
     ) -> dict[str, Any]:
         """Return the columns of a row that say what was asked for."""
         return {
@@ -234,7 +153,7 @@ class _Planner:
     # --- stages ----------------------------------------------------------------------------------------------------
 
     def _add(  # the one place that makes a stage
-        self, kind: StageKind, identity: dict[str, Any], parents: Iterable[str], label: str, facts: _TaskFacts, *,
+        self, kind: StageKind, identity: dict[str, Any], parents: Iterable[str], label: str, facts: TaskFacts, *,
         passes: float, cheap: bool = False, keep: bool = False,
     ) -> Stage:  # fmt: skip
         identity = {"schema": SCHEMA, "stage": kind, "numerics": self.numerics, **identity}
@@ -247,7 +166,7 @@ class _Planner:
             self.stages[key] = replace(self.stages[key], keep=True)
         return self.stages[key]
 
-    def _scratch(self, facts: _TaskFacts, seed: int, split: str) -> Stage:
+    def _scratch(self, facts: TaskFacts, seed: int, split: str) -> Stage:
         """What the attacker reaches on its own data without any victim: the measure of a pointless attack."""
         identity = {
             **facts.identity, "seed": seed, "train_seed": f"train|{seed}|scratch", "trainer": VERSION,
@@ -256,7 +175,7 @@ class _Planner:
         label = f"clean scratch {split} | {facts.task.key} | seed {seed}"
         return self._add("clean", identity, (), label, facts, passes=0.75 * facts.owner * facts.task.schedule.epochs)
 
-    def _null(self, facts: _TaskFacts, method: _Plugin, embed: Stage) -> Stage | None:
+    def _null(self, facts: TaskFacts, method: Plugin, embed: Stage) -> Stage | None:
         """Readings of never-embedded keys: once for all owners of a method on a task, or once for each owner."""
         if method.plugin.access == "nothing":
             return None
@@ -273,14 +192,14 @@ class _Planner:
         parents = (*roles.values(), *([embed.key] if own else []))
         return self._add("calibrate", identity, parents, label, facts, passes=passes)
 
-    def _roles(self, facts: _TaskFacts, seed: int, roles: Iterable[str]) -> dict[str, str]:
+    def _roles(self, facts: TaskFacts, seed: int, roles: Iterable[str]) -> dict[str, str]:
         return {role: self._clean(facts, seed, role).key for role in dict.fromkeys(roles)}
 
     def _other(self, datasets: Iterable[str]) -> dict[str, Any]:
         found = {key: fingerprint(key, self.data_root) for key in datasets}
         return {"other": found} if found else {}
 
-    def _clean(self, facts: _TaskFacts, seed: int, role: str) -> Stage:
+    def _clean(self, facts: TaskFacts, seed: int, role: str) -> Stage:
         if "|" in role:
             return self._processed(facts, seed, role)
         train_seed = f"train|{seed}" if role == "clean" else f"train|{seed}|{role}"
@@ -289,7 +208,7 @@ class _Planner:
         label = f"clean {role} | {facts.task.key} | seed {seed}"
         return self._add("clean", identity, (), label, facts, passes=passes)
 
-    def _processed(self, facts: _TaskFacts, seed: int, role: str) -> Stage:
+    def _processed(self, facts: TaskFacts, seed: int, role: str) -> Stage:
         """An unmarked model that somebody attacked: what a mark reads as by chance is not the same on those."""
         reference, _, process = role.partition("|")
         parent = self._clean(facts, seed, reference)
@@ -297,7 +216,7 @@ class _Planner:
         # Whatever an attacker of this task holds; the owner's own data where no split is promised.
         modes: tuple[SplitMode, ...] = ("disjoint20", "sok", "same")
         split = next(mode for mode in modes if not lacks(mode, facts.task.attacker_share))
-        made = _Plugin.of(type(attack)(attack.config.but(split=split)))
+        made = Plugin.of(type(attack)(attack.config.but(split=split)))
         identity = {
             **facts.identity, "seed": seed, "train_seed": f"train|{seed}|{role}", "processed": parent.key,
             "method": self.clean.identity, "attack": made.identity,
@@ -306,7 +225,7 @@ class _Planner:
         label = f"clean {reference} {process} | {facts.task.key} | seed {seed}"
         return self._add("clean", identity, (parent.key,), label, facts, passes=passes)
 
-    def _embed(self, facts: _TaskFacts, method: _Plugin, seed: int) -> Stage:
+    def _embed(self, facts: TaskFacts, method: Plugin, seed: int) -> Stage:
         needed = method.plugin.needs(facts.task)
         roles = self._roles(facts, seed, needed.unmarked)
         identity = {**facts.identity, "seed": seed, "method": method.identity, "unmarked": roles}
@@ -316,7 +235,7 @@ class _Planner:
         return self._add("embed", identity, roles.values(), label, facts, passes=passes)
 
     def _chain(
-        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Attacks, attack_seed: int
+        self, facts: TaskFacts, method: Plugin, embed: Stage, attack: Attacks, attack_seed: int
     ) -> tuple[str, ...]:
         """Return the stages of a cell's attack: one, or one for each link, each keeping what the next one attacks."""
         made: list[Stage] = []
@@ -327,7 +246,7 @@ class _Planner:
         return tuple(stage.key for stage in made)
 
     def _attack(
-        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: _Plugin, attack_seed: int, *,
+        self, facts: TaskFacts, method: Plugin, embed: Stage, attack: Plugin, attack_seed: int, *,
         after: Stage | None = None, keep: bool = False,
     ) -> Stage:  # fmt: skip
         own = {name: embed.identity[name] for name in ("task", "data", "seed", "method")}
@@ -353,19 +272,19 @@ class _Planner:
         )  # fmt: skip
 
     def _given(
-        self, facts: _TaskFacts, method: _Plugin, embed: Stage, attack: Attack[Any], needed: Needs
+        self, facts: TaskFacts, method: Plugin, embed: Stage, attack: Attack[Any], needed: Needs
     ) -> tuple[dict[str, Any], list[str]]:
         """Return what attack and evaluator have beyond the victim: entries of the identity, parents behind them."""
         given: dict[str, Any] = self._other(needed.datasets)
         parents: list[str] = []
         seed = embed.identity["seed"]
-        if needed.data and _leaves(attack) and attack.config.split not in ("none", "ood"):
+        if needed.data and leaves(attack) and attack.config.split not in ("none", "ood"):
             given["scratch"] = self._scratch(facts, seed, attack.config.split).key
             parents.append(given["scratch"])
         if needed.unmarked:
             given["unmarked"] = self._roles(facts, seed, needed.unmarked)
             parents += given["unmarked"].values()
-        if attack.config.beside_unmarked and _leaves(attack) and method.plugin.access != "nothing":
+        if attack.config.beside_unmarked and leaves(attack) and method.plugin.access != "nothing":
             given["beside"] = embed.identity["unmarked"]["clean"]
             parents.append(given["beside"])
         owners = [embed]
@@ -381,45 +300,3 @@ class _Planner:
             given["nulls"] = {key: null.key for key, null in nulls.items() if null is not None}
             parents += given["nulls"].values()
         return given, parents
-
-
-class _TaskFacts:
-    """What keys and estimates need of a task, computed once."""
-
-    def __init__(self, task: Task, calibration: Calibration, data: str, device: str) -> None:
-        self.task = task
-        self.data = data
-        self.roles = calibration.roles
-        self.calibration = calibration.model_dump(mode="json")
-        whole = task.model_dump(mode="json")
-        self.text = canonical(whole)
-        self.identity = {"task": whole, "data": data}
-        whole_set = (task.info.counts or (10_000, 0))[0]
-        self.owner = 0.8 * min(task.samples or whole_set, whole_set)
-        self.size = cost.size(task.dataset, task.model)
-        if device == "cpu":
-            self.resource = "cpu"
-        else:
-            many = self.size.parameters
-            self.resource = "gpu.small" if many < 1e6 else "gpu.medium" if many < 2e7 else "gpu.large"
-
-
-def _wanted(plugin: _Plugin | _Attacks, task: Task) -> bool:
-    return not plugin.tasks or task.key in plugin.tasks
-
-
-def _merged(made: Iterable[Any]) -> list[Any]:
-    """Return plugins without doubles, in order; one that is named twice is for the tasks of both entries."""
-    found: dict[str, Any] = {}
-    for plugin in made:
-        key = canonical(plugin.identity)
-        found[key] = found[key].joined(plugin) if key in found else plugin
-    return list(found.values())
-
-
-def _unique(tasks: Iterator[tuple[Task, Calibration]]) -> list[tuple[Task, Calibration]]:
-    found: dict[str, tuple[Task, Calibration]] = {}
-    for task, calibration in tasks:
-        key = canonical([task.model_dump(mode="json"), calibration.model_dump(mode="json")])
-        found.setdefault(key, (task, calibration))
-    return list(found.values())
