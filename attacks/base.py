@@ -124,7 +124,7 @@ class Outcome:
     Attributes:
         surrogate: the attacker's model; None if the victim itself stays in use.
         structure: how the surrogate's architecture relates to the victim's.
-        architecture: key of the surrogate's architecture, where `structure` is `other_arch` and it has one.
+        architecture: key of the surrogate's architecture, where it is a network that was built anew.
         restored: with `structure="changed"`, the surrogate turned back into the victim's architecture. An owner who
             reads weights reads them there. None if this is impossible.
         adapted: set if the surrogate serves another task than the victim.

@@ -116,7 +116,9 @@ class Distill(Attack[Config]):
             student, data.train, Distillation(victim, config, fixed), self._schedule(task),
             validation=data.held_out, select="val_best", observers=[probes(lab)],
         )  # fmt: skip
-        return Outcome(trained.model, structure=structure, notes=divergence(trained))
+        return Outcome(
+            trained.model, structure=structure, architecture=config.student or task.model, notes=divergence(trained)
+        )
 
     def _schedule(self, task: Task) -> Schedule:
         epochs = task.schedule.epochs if self.config.epochs is None else self.config.epochs

@@ -127,7 +127,10 @@ class Extract(Attack[Config]):
             validation=asked.take(slice(0, cut)), select="val_best", observers=[probes(lab)],
         )  # fmt: skip
         report = {"queries_wanted": float(budget), "queries": float(len(asked)), "largest_class": largest}
-        return Outcome(trained.model, report=report, structure=structure, notes=notes + divergence(trained))
+        return Outcome(
+            trained.model, structure=structure, architecture=config.student or task.model, report=report,
+            notes=notes + divergence(trained),
+        )  # fmt: skip
 
     def _ood(self, task: Task) -> str | None:
         paper = () if self.config.stand_in else QUERIES.get(task.dataset, ())

@@ -198,6 +198,12 @@ class Bench:
             raise UnsupportedModel(f"{attack} leaves an architecture that is not stored; put it last in the chain")
         return _network(self.store.root, key, self.task.dataset, record.architecture, self.device)
 
+    @property
+    def architecture(self) -> str:
+        """The architecture of what is attacked: the task's, or that of the surrogate of an earlier link of a chain."""
+        parent = self.identity.get("after")
+        return str(self.store.record(parent)["result"]["architecture"]) if parent else self.task.model
+
     def answers(self, key: str) -> torch.Tensor:
         """Classes (N,) that a committed mark, as it is served, gives the test set."""
         return _answers(self, key)

@@ -100,7 +100,7 @@ class Evaluator:
             AttackRecord(
                 main=float((predicted == test.labels).float().mean()),
                 readings=self._readings(outcome, rival, left, adapted),
-                architecture=_architecture(outcome, bench.task.model),
+                architecture=_architecture(outcome, bench.architecture),
                 compared=compared,
                 report={**outcome.report, **errors, **(_worth(adapted) if adapted else {})},
             ),
@@ -145,9 +145,10 @@ class Evaluator:
 
 
 def _architecture(outcome: Outcome, own: str) -> str | None:
+    """Return the key of what is in use from now on; `own` is that of what was attacked."""
     if outcome.adapted is not None or outcome.structure == "changed":
         return None
-    return own if outcome.structure == "same" else outcome.architecture
+    return outcome.architecture or (own if outcome.structure == "same" else None)
 
 
 def _worth(adapted: Seen) -> dict[str, float]:

@@ -127,7 +127,9 @@ def _attack(bench: Bench) -> Product:
     if "beside" in identity:
         alone = bench.lab(attack.key, seed, lab.train_seed, "attacker", data)
         record = _beside(bench, evaluator, needs, replace(alone, scratch=lab.scratch / "beside"), leaked, record)
-    kept = outcome.surrogate if bench.stage.keep and record.architecture is not None else None
+    kept = None
+    if bench.stage.keep and record.architecture is not None:
+        kept = bench.victim("weights") if outcome.surrogate is None else outcome.surrogate  # a forger leaves it in use
     return Product(
         record,
         None if kept is None else kept.state_dict(),

@@ -121,6 +121,29 @@ def test_an_earlier_rival_is_carried_along(finished: Any) -> None:
         assert carried.keys() == first.keys()
 
 
+def test_what_a_forger_leaves_in_use_is_attacked_with_the_claim_kept(tmp_path: Path) -> None:
+    attacks = ["forge", "prune", {"chain": ["forge", "prune"]}]
+    out, _, report = executed({**GRID, "attacks": attacks}, tmp_path)
+    assert (report.failed, report.blocked, report.not_applicable) == (0, 0, 0)
+    rows: Any = read_rows(out).set_index("attack")
+    both = rows.loc["forge > prune"]
+    assert (both.main_after, both.score_after) == (rows.main_after["prune"], rows.score_after["prune"])
+    assert 0 <= both.rival_score <= 1
+    assert pd.isna(rows.rival_score["prune"])
+    assert executed({**GRID, "attacks": attacks}, tmp_path)[2].executed == 0
+
+
+def test_a_student_of_another_architecture_is_attacked_as_what_it_is(tmp_path: Path) -> None:
+    student = {"distill": {"epochs": 1, "student": "mlp-800x2"}}
+    attacks = [{"chain": [student, PRUNE, {"distill": {"epochs": 1}}]}]
+    out, plan, report = executed({**GRID, "attacks": attacks}, tmp_path)
+    assert (report.failed, report.blocked, report.not_applicable) == (0, 0, 0)
+    (cell,) = plan.cells
+    found = [record(out, key)["result"]["architecture"] for key in cell.chain]
+    assert found == ["mlp-800x2", "mlp-800x2", "cnn-mini"]
+    assert executed({**GRID, "attacks": attacks}, tmp_path)[2].executed == 0
+
+
 def test_after_a_change_of_architecture_there_is_nothing_to_attack(finished: Any) -> None:
     rows = finished[2].set_index("attack")
     row = rows.loc["expand > prune"]

@@ -36,8 +36,11 @@ WRONG = {
         "removal", "Outcome(victim.module(), rival={'bits': 1})", "it leaves a rival claim, which another kind does",
     ),
     "ambiguity with nothing": ("ambiguity", "Outcome()", "it leaves neither a surrogate nor a rival claim"),
-    "detection with a network": (
-        "detection", "Outcome(victim.module(), report={'i': 1.0})", "it leaves a surrogate, which another kind does",
+    "detection with a claim": (
+        "detection", "Outcome(rival={'bits': 1}, report={'i': 1})", "it leaves a rival claim, which another kind does",
+    ),
+    "verification with a network": (
+        "verification", "Outcome(victim.module())", "it leaves a surrogate, which another kind does",
     ),
     "detection without figures": ("detection", "Outcome()", "it leaves no report"),
     "a state dict": ("removal", "Outcome(victim.module().state_dict())", "surrogate is OrderedDict, not Module"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import yaml
 from assay.attacks.base import Needs
 from assay.attacks.prune import Prune
 from assay.methods.uchida import Uchida
+from assay.orchestrator.planning.cost import Size, seconds, size
 from assay.orchestrator.planning.grid import parse
 from assay.orchestrator.planning.plan import Plan, Stage
 from assay.orchestrator.planning.planner import build_plan
 from assay.orchestrator.planning.registry import Registry
 from assay.results.schema import STAGES
+from assay.tasks.data.sources import fingerprint
 from assay.tasks.errors import BadInput, MissingData
 
 REGISTRY = Registry()
@@ -321,3 +324,245 @@ def test_a_split_mode_without_its_data_is_impossible_and_says_why(plan_of: Any) 
         plan = plan_of({**grid, "train": {"attacker_share": share}})
         assert {cell.point["split"] for cell in plan.cells if cell.reason} == {impossible}
         assert all("attacker_share" in cell.reason for cell in plan.cells if cell.reason)
+
+
+# --- chains ------------------------------------------------------------------------------------------------------
+
+PRUNE: dict[str, Any] = {"prune": {"ratio": 0.5}}
+ONE: dict[str, Any] = {**BASE, "methods": ["uchida"], "seeds": 1}
+
+
+def test_a_chain_is_a_stage_for_each_link_on_what_the_one_before_leaves(plan_of: Any) -> None:
+    plan = plan_of({**ONE, "attacks": [PRUNE, {"chain": [PRUNE, "fine-tune", "round"]}]})
+    alone, cell = plan.cells
+    first, second, third = (plan.stages[key] for key in cell.chain)
+    assert alone.chain == (first.key,)
+    assert cell.attack_key == third.key
+    assert [stage.keep for stage in (first, second, third)] == [True, True, False]
+    assert [stage.identity.get("link") for stage in (first, second, third)] == [None, 1, 2]
+    assert [stage.identity.get("after") for stage in (first, second, third)] == [None, first.key, second.key]
+    for stage, before in ((second, first), (third, second)):
+        assert {cell.embed_key, before.key} <= set(stage.parents)
+    assert [stage.label for stage in (first, third)] == [
+        "attack prune | uchida | digits-lenet5 | seed 0",
+        "attack round | uchida | digits-lenet5 | seed 0 | after fine-tune",
+    ]
+
+
+def test_a_chain_is_named_by_its_links(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Prune, "version", 7)
+    chain = {"chain": ["overwrite", {"prune": {"split": "none"}}]}
+    one, two = (cell.point for cell in plan_of({**ONE, "attacks": ["prune", chain]}).cells)
+    assert (one["attack"], one["kind"], one["split"], one["attack_version"]) == ("prune", "removal", "disjoint20", 7)
+    assert (two["attack"], two["kind"], two["split"], two["attack_version"]) == (
+        "overwrite > prune", "ambiguity", "disjoint20+none", 7,
+    )  # fmt: skip
+    first, second = json.loads(two["attack_config"]).items()
+    assert (first[0], first[1]["version"], second[0], second[1]["version"]) == ("1", 1, "2", 7)
+    assert {**json.loads(one["attack_config"]), "split": "none", "version": 7} == second[1]
+
+
+@pytest.mark.parametrize(
+    ("chain", "reason"),
+    [
+        (["neural-cleanse", "prune"], "neural-cleanse (detection) leaves no model, so it cannot be a link of a chain"),
+        (["prune", "false-claim"], "false-claim (verification) leaves no model, so it cannot be a link of a chain"),
+        (["overwrite", "neural-cleanse"], ""),
+        (["prune", "overwrite", "prune"], ""),
+    ],
+)
+def test_only_the_last_link_may_leave_no_model(plan_of: Any, chain: list[str], reason: str) -> None:
+    (cell,) = plan_of({**ONE, "methods": ["adi"], "attacks": [{"chain": chain}]}).cells
+    assert cell.reason == reason
+    assert len(cell.chain) == (0 if reason else len(chain))
+
+
+@pytest.mark.parametrize("attack", ["neural-cleanse", "false-claim"])
+def test_an_attack_that_leaves_no_model_is_an_attack_by_itself(plan_of: Any, attack: str) -> None:
+    (cell,) = plan_of({**ONE, "methods": ["adi"], "attacks": [attack]}).cells
+    assert cell.reason == ""
+
+
+def test_the_first_link_of_a_chain_that_is_another_attack_elsewhere_is_kept_there_too(plan_of: Any) -> None:
+    for attacks in ([{"chain": [PRUNE, "round"]}, PRUNE], [PRUNE, {"chain": [PRUNE, "round"]}]):
+        kept = [stage.identity["attack"]["key"] for stage in plan_of({**ONE, "attacks": attacks}).stages.values()
+                if stage.keep]  # fmt: skip
+        assert kept == ["prune"]
+
+
+# --- what a cell and a stage say ---------------------------------------------------------------------------------
+
+
+def test_the_columns_of_a_cell(plan_of: Any) -> None:
+    grid = {**BASE, "seeds": [4], "attack_seeds": [2], "attacks": ["none"], "train": {"samples": 400}}
+    plan = plan_of({**grid, "name": "grid"}, threads=2)
+    clean, uchida, adi = (dict(cell.point) for cell in plan.cells)
+    task = json.loads(uchida.pop("task_config"))
+    assert (task["dataset"], task["samples"], task["test_samples"]) == ("digits", 400, 256)
+    assert json.loads(uchida.pop("method_config"))["bits"] == Uchida(Uchida.Config(**Uchida.laptop)).config.bits
+    assert uchida == {
+        "task": "digits-lenet5", "calibration_config": '{"keys":20,"processed":0,"references":3}', "dataset": "digits",
+        "model": "lenet5", "profile": "smoke", "data": fingerprint("digits", None),
+        "numerics": '{"device":"cpu","threads":2}', "method": "uchida", "method_version": Uchida.version,
+        "method_source": "", "family": "bits", "attack": "none",
+        "attack_config": '{"beside_unmarked":false,"split":"disjoint20"}', "attack_version": 1, "attack_source": "",
+        "split": "disjoint20", "kind": "removal", "victim_seed": 4, "attack_seed": 2,
+    }  # fmt: skip
+    assert (clean["family"], adi["family"]) == ("none", "triggers")
+    assert (plan.name, plan.profile) == ("grid", "smoke")
+    labels = [stage.label for stage in plan.stages.values() if stage.kind == "attack"]
+    assert labels[1] == "attack none | uchida | digits-lenet5 | seed 4.2"
+
+
+def test_the_stages_of_a_cell_are_named_beside_it(plan_of: Any) -> None:
+    plan = plan_of(BASE)
+    stages = plan.stages
+    for cell in plan.cells:
+        assert stages[cell.embed_key].kind == "embed"
+        assert stages[cell.clean_key].identity["train_seed"] == f"train|{cell.point['victim_seed']}"
+        assert stages[cell.clean_key].key in stages[cell.embed_key].parents
+        assert stages[cell.attack_key].identity["embed"] == cell.embed_key
+        assert (cell.null_key is None) == (cell.point["method"] == "clean")
+    (cell,) = plan_of({**ONE, "methods": [{"uchida": {"bits": 4096}}], "attacks": ["none"]}).cells
+    assert (cell.clean_key, cell.embed_key, cell.chain, cell.null_key) == (None, None, (), None)
+
+
+def test_the_references_of_a_shared_null_are_those_of_seed_0(plan_of: Any) -> None:
+    plan = plan_of({**ONE, "seeds": [3]})
+    (null,) = [stage for stage in plan.stages.values() if stage.kind == "calibrate"]
+    roles = null.identity["unmarked"]
+    assert list(roles) == ["clean", "reference-0", "reference-1", "reference-2"]
+    assert null.identity["seed"] == 0
+    assert set(null.parents) == set(roles.values())
+    seeds = [(plan.stages[key].identity["seed"], plan.stages[key].identity["train_seed"]) for key in roles.values()]
+    assert seeds == [(0, "train|0"), *((0, f"train|0|reference-{number}") for number in range(3))]
+    assert null.label == "calibrate uchida | digits-lenet5"
+
+
+def test_a_null_of_one_owner_follows_that_owners_mark(plan_of: Any) -> None:
+    plan = plan_of({**ONE, "methods": ["csp"], "seeds": [3, 4], "attacks": ["none"]})
+    nulls = [stage for stage in plan.stages.values() if stage.kind == "calibrate"]
+    assert [stage.identity["seed"] for stage in nulls] == [3, 4]
+    for stage, cell in zip(nulls, plan.cells, strict=True):
+        assert cell.null_key == stage.key
+        assert stage.identity["embed"] == cell.embed_key
+        assert cell.embed_key in stage.parents
+        assert stage.label == f"calibrate csp | digits-lenet5 | seed {stage.identity['seed']}"
+
+
+def test_false_claims_wait_for_the_nulls_of_all_owners_that_they_accuse(plan_of: Any) -> None:
+    plan = plan_of({**ONE, "methods": ["adi"], "attacks": ["none", "false-claim"]})
+    none, claim = (plan.stages[cell.attack_key] for cell in plan.cells)
+    assert "nulls" not in none.identity
+    assert claim.identity["nulls"] == {plan.cells[1].embed_key: plan.cells[1].null_key}
+    assert plan.cells[1].null_key in claim.parents
+    assert "scratch" not in claim.identity, "it leaves no model that could be pointless"
+
+
+def test_an_unmarked_model_is_attacked_beside_the_victim_where_an_attack_asks_for_it(
+    plan_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of({**ONE, "methods": ["clean", "uchida"], "attacks": [{"prune": {"beside_unmarked": True}}]})
+    clean, marked = (plan.stages[cell.attack_key] for cell in plan.cells)
+    assert "beside" not in clean.identity, "nothing can be read"
+    assert marked.identity["beside"] == plan.cells[1].clean_key
+    assert marked.identity["beside"] in marked.parents
+    monkeypatch.setattr(Prune, "needs", lambda self, task, method: Needs("weights", twin=True))
+    chain = {"chain": [PRUNE, PRUNE]}
+    plan = plan_of({**ONE, "methods": ["clean", "uchida"], "attacks": [chain]})
+    clean, first = (plan.stages[cell.chain[0]] for cell in plan.cells)
+    assert "twin" not in clean.identity
+    assert first.identity["twin"] == clean.key
+    assert clean.key in first.parents
+    assert "twin" not in plan.stages[plan.cells[1].chain[1]].identity, "of the first link alone"
+
+
+def test_an_attack_without_data_is_measured_by_nothing(plan_of: Any) -> None:
+    plan = plan_of({**ONE, "attacks": [{"fine-tune": {"split": "none"}}, "fine-tune"]})
+    assert ["scratch" in plan.stages[cell.attack_key].identity for cell in plan.cells if not cell.reason] == [
+        "none" not in cell.point["split"] for cell in plan.cells if not cell.reason
+    ]
+
+
+def test_references_are_attacked_as_an_attacker_of_the_task_would(plan_of: Any) -> None:
+    grid = {**ONE, "attacks": ["none"], "calibration": {"processed": 1}}
+    for share, split in ((0.2, "disjoint20"), (1 / 3, "sok"), (0.4, "same")):
+        plan = plan_of({**grid, "train": {"attacker_share": share}})
+        made = [stage for stage in plan.stages.values() if "processed" in stage.identity]
+        assert [stage.identity["attack"]["key"] for stage in made] == ["fine-tune", "distill", "prune"]
+        assert {stage.identity["attack"]["config"]["split"] for stage in made} == {split}
+        assert {plan.stages[stage.identity["processed"]].identity["train_seed"] for stage in made} == {
+            "train|0|reference-0"
+        }
+        assert all(stage.parents == (stage.identity["processed"],) for stage in made)
+
+
+def test_estimates_follow_the_passes_over_the_owners_data(plan_of: Any) -> None:
+    grid = {
+        **ONE, "attacks": ["none", {"fine-tune": {"epochs": 3}}], "calibration": {"processed": 1},
+        "train": {"samples": 500, "epochs": 10},
+    }  # fmt: skip
+    plan = plan_of(grid)
+    flops = size("digits", "lenet5").flops
+    found = {stage.label.split(" | ")[0]: stage.seconds for stage in plan.stages.values()}
+    expected = {  # the owner holds 400 samples; a backward pass counts as two
+        "clean clean": 3 * 400 * 10, "clean reference-0": 3 * 400 * 10, "clean reference-0 fine-tune": 0.75 * 400 * 10,
+        "clean reference-0 prune": 0, "calibrate uchida": 100 * 20 * 6, "embed uchida": 3 * 400 * 10,
+        "attack none": 0, "attack fine-tune": 3 * 100 * 3, "clean scratch disjoint20": 0.75 * 400 * 10,
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == pytest.approx(
+        {name: seconds(passes, flops, "cpu") for name, passes in expected.items()}
+    )
+    assert {stage.label for stage in plan.stages.values() if stage.cheap} == {
+        "attack none | uchida | digits-lenet5 | seed 0"
+    }
+    # All 1,438 images where the grid takes more; on a GPU the same passes in less time.
+    (clean, *_) = plan_of({**grid, "train": {"samples": 5000, "epochs": 10}}, device="cuda").stages.values()
+    assert clean.seconds == pytest.approx(seconds(3 * 0.8 * 1438 * 10, flops, "cuda"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "resource"),
+    [(999_999, "gpu.small"), (1_000_000, "gpu.medium"), (19_999_999, "gpu.medium"), (20_000_000, "gpu.large")],
+)
+def test_larger_networks_take_more_of_a_gpu(
+    plan_of: Any, monkeypatch: pytest.MonkeyPatch, parameters: int, resource: str
+) -> None:
+    monkeypatch.setattr("assay.orchestrator.planning.cost.size", lambda dataset, model: Size(1e6, parameters))
+    for device, wanted in (("cuda", resource), ("cpu", "cpu")):
+        assert {stage.resource for stage in plan_of(ONE, device=device).stages.values()} == {wanted}
+
+
+def test_the_same_attack_for_two_tasks_and_for_all_is_one_entry(plan_of: Any) -> None:
+    two = ["digits-lenet5", "digits-cnn-mini"]
+    everywhere = {cell.key for cell in plan_of({**ONE, "tasks": two, "attacks": ["prune"]}).cells}
+    assert len(everywhere) == 2
+    for split in ([{"only": two[0]}, {"only": two[1]}], [{"only": two[0]}, {}], [{}, {"only": two[0]}]):
+        plan = plan_of({**ONE, "tasks": two, "attacks": [{"prune": params} for params in split]})
+        assert {cell.key for cell in plan.cells} == everywhere
+    (cell,) = plan_of({**ONE, "tasks": two, "attacks": [{"prune": {"only": two[1]}}]}).cells
+    assert cell.point["task"] == two[1]
+
+
+def test_tasks_that_differ_in_their_calibration_alone_are_two(plan_of: Any) -> None:
+    tasks = ["digits-lenet5", {"digits-lenet5": {"calibration_keys": 30}}, "digits-lenet5"]
+    plan = plan_of({**ONE, "tasks": tasks, "attacks": ["none"]})
+    assert [json.loads(cell.point["calibration_config"])["keys"] for cell in plan.cells] == [20, 30]
+
+
+def test_a_profile_of_the_grids_own_has_the_laptops_sizes(plan_of: Any) -> None:
+    own = {**ONE, "profile": "mine", "profiles": {"mine": {"seeds": 1}}, "attacks": ["none"]}
+    (mine,), (laptop,), (paper,) = (plan_of({**own, "profile": name}).cells for name in ("mine", "laptop", "paper"))
+    shared = ("task_config", "calibration_config", "method_config")
+    assert [mine.point[name] for name in shared] == [laptop.point[name] for name in shared]
+    assert mine.point["profile"] == "mine"
+    assert paper.point["task_config"] != laptop.point["task_config"]
+    bits = json.loads(paper.point["method_config"])
+    assert bits == Uchida.Config().model_dump(mode="json") != json.loads(laptop.point["method_config"])
+
+
+def test_a_grid_without_any_cell_is_one_line(plan_of: Any) -> None:
+    two = ["digits-lenet5", "digits-cnn-mini"]
+    apart = {"methods": [{"uchida": {"only": two[0]}}], "attacks": [{"prune": {"only": two[1]}}]}
+    with pytest.raises(BadInput, match="no cells; `only` keeps every method or every attack from the grid's tasks"):
+        plan_of({**ONE, "tasks": two, **apart})

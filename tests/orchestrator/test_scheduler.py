@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -162,11 +163,114 @@ def test_work_is_spread_over_idle_workers_before_it_is_packed() -> None:
     assert [len(names(scheduler.release())) for _ in range(4)] == [1, 1, 1, 1]
 
 
-def test_a_trial_never_holds_more_than_its_seconds() -> None:
-    plan = plan_of(*(stage(f"s{number}", seconds=7.0) for number in range(500)))
-    scheduler = scheduler_of(plan, workers=2, pack_s=60.0)
-    assert len(names(scheduler.release())) == 8  # 56 s
-    assert len(names(scheduler_of(plan, workers=2, pack_s=1.0).release())) == 1
+@pytest.mark.parametrize(
+    ("seconds", "options", "count"),
+    [
+        (10.0, {}, 6), (6.1, {}, 9),  # of 60 s unless told otherwise
+        (7.0, {"pack_s": 56.0}, 8), (7.0, {"pack_s": 55.9}, 7), (7.0, {"pack_s": 1.0}, 1), (0.01, {}, 32),
+        (7.0, {"pack": False}, 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("cheap", [False, True])
+def test_a_trial_never_holds_more_than_its_seconds(
+    seconds: float, options: dict[str, Any], count: int, cheap: bool
+) -> None:
+    leaves = [stage(f"s{number}", "root", seconds=seconds, cheap=cheap) for number in range(500)]
+    scheduler = scheduler_of(plan_of(stage("root"), *leaves), committed={content_key("root")}, workers=1, **options)
+    assert len(names(scheduler.release())) == count
+
+
+@pytest.mark.parametrize(
+    ("workers", "resources", "resource", "count"),
+    [
+        (8, {"CPU": 2}, "cpu", 8), (2, {"CPU": 8}, "cpu", 8), (8, {"CPU": 8, "GPU": 1}, "gpu.small", 4),
+        (8, {"CPU": 8, "GPU": 0.5}, "gpu.small", 8), (8, {"CPU": 8, "GPU": 1}, "gpu.large", 30),
+    ],
+)  # fmt: skip
+def test_half_a_fair_share_of_what_is_ready_travels_at_once(
+    workers: int, resources: dict[str, float], resource: str, count: int
+) -> None:
+    """Of 32 stages of 1 s; the only slot there is takes as many as fit into its seconds."""
+    needs = {**NEEDS, "cpu": {"CPU": 1.0, "GPU": 0.0}}
+    plan = plan_of(*(stage(f"s{number}", resource=resource) for number in range(32)))
+    first = Scheduler(plan, (), Capacity(workers, resources), needs, pack_s=30.0).release()
+    assert len(names(first)) == count
+
+
+def test_a_share_is_of_what_is_still_ready() -> None:
+    plan = plan_of(*(stage(f"s{number}") for number in range(32)))
+    scheduler = scheduler_of(plan, workers=2)
+    first, second = scheduler.release(), scheduler.release()
+    assert first is not None
+    assert [len(names(trial)) for trial in (first, second)] == [8, 6]  # 24 s are left, then 18
+    scheduler.commit(first.stages[0].key)
+    assert scheduler.retire(first, died_at=first.stages[1].key) is None
+    assert len(names(scheduler.release())) == 6  # 18 s and 7 that came back, a fourth of 25
+
+
+def test_a_stage_that_ends_while_it_is_ready_is_ready_no_more() -> None:
+    plan = plan_of(*(stage(f"s{number}") for number in range(32)))
+    scheduler = scheduler_of(plan, workers=2)
+    for key in list(plan.stages)[:16]:
+        scheduler.commit(key)
+    assert len(names(scheduler.release())) == 4
+
+
+def test_siblings_are_of_the_parent_with_the_fewest_children_and_of_one_class() -> None:
+    model, null = stage("model"), stage("null")
+    own = [stage(f"own{n}", "null", "model", seconds=0.5, cheap=True) for n in range(3)]
+    gpu = stage("gpu", "model", "null", seconds=0.5, cheap=True, resource="gpu.small")
+    other = [stage(f"other{n}", "null", seconds=0.6, cheap=True) for n in range(3)]
+    plan = plan_of(model, null, *other, *own, gpu)
+    scheduler = scheduler_of(plan, workers=1, gpus=0.0, committed={model.key, null.key})
+    assert names(scheduler.release())[:3] == ["own0", "own2", "own1"]
+
+
+def test_a_dear_stage_travels_with_the_next_ones_and_not_with_siblings() -> None:
+    roots = [stage("a"), stage("b")]
+    leaves = [stage("a0", "a", seconds=5.0), stage("b0", "b", seconds=4.0), stage("a1", "a", seconds=3.0, cheap=True)]
+    plan = plan_of(*roots, *leaves)
+    scheduler = scheduler_of(plan, workers=1, committed={root.key for root in roots})
+    assert names(scheduler.release()) == ["a0", "b0", "a1"]
+
+
+def test_trials_are_numbered() -> None:
+    scheduler = scheduler_of(plan_of(stage("a"), stage("b")), pack=False)
+    assert [trial.name for trial in (scheduler.release(), scheduler.release()) if trial] == ["00001", "00002"]
+
+
+def test_what_a_failure_blocks_says_by_what() -> None:
+    plan = plan_of(stage("root"), stage("child", "root"), stage("leaf", "child"), stage("other"))
+    scheduler = scheduler_of(plan, pack=False)
+    trial = scheduler.release()
+    assert names(trial) == ["root"]
+    blocked = scheduler.fail(content_key("root"), "no disk")
+    assert blocked == [content_key("child"), content_key("leaf")]
+    assert scheduler.reasons == {content_key("root"): "no disk", **dict.fromkeys(blocked, "blocked by root: no disk")}
+    assert scheduler.state[content_key("other")] == "ready"
+    for end in (scheduler.commit, lambda key: scheduler.fail(key, "again")):
+        for key in (content_key("root"), *blocked):
+            with pytest.raises(ValueError, match=f"^stage {key[:12]} is (failed|blocked) already, cannot become"):
+                end(key)
+
+
+def test_a_sweep_is_finished_when_its_last_trial_has_ended_too() -> None:
+    scheduler = scheduler_of(plan_of(stage("a")))
+    trial = scheduler.release()
+    assert trial is not None
+    scheduler.check()
+    scheduler.commit(trial.stages[0].key)
+    assert not scheduler.finished
+    scheduler.retire(trial)
+    assert scheduler.finished
+    scheduler.check()
+
+
+def test_what_was_there_before_is_known_and_is_of_the_plan() -> None:
+    root, leaf = stage("root"), stage("leaf", "root")
+    scheduler = scheduler_of(plan_of(root, leaf), committed={root.key, content_key("of another sweep")})
+    assert scheduler.had == {root.key}
+    assert scheduler.state == {leaf.key: "ready"}
 
 
 def test_a_stage_fails_after_killing_its_worker_too_often_and_its_company_runs_on() -> None:
@@ -194,13 +298,30 @@ def test_the_watchdog_names_what_waits_for_what() -> None:
     plan.__dict__["critical"] = dict.fromkeys(plan.stages, 1.0)
     scheduler = scheduler_of(plan)
     assert scheduler.release() is None
-    with pytest.raises(Stuck, match=r"3 stages .*first \[waiting\] waits for"):
+    with pytest.raises(Stuck) as why:
         scheduler.check()
+    assert str(why.value) == (
+        "3 stages are left and none can start: "
+        f"first [waiting] waits for {second.key[:8]} (waiting); second [waiting] waits for {first.key[:8]} (waiting); "
+        f"leaf [waiting] waits for {first.key[:8]} (waiting)"
+    )
 
 
 def test_a_class_that_fits_nowhere_is_reported() -> None:
     scheduler = scheduler_of(plan_of(stage("s", resource="gpu.large")), gpus=0.0)
     assert scheduler.infeasible() == {"gpu.large": "1 GPU of 0"}
+    plan = plan_of(stage("a", resource="gpu.small"), stage("b"))
+    for resources, lacking in (({"CPU": 1}, {"gpu.small": "0.25 GPU of 0"}), ({"CPU": 1, "GPU": 0.25}, {}), ({"GPU": 1},
+        {"gpu.small": "1 CPU of 0", "cpu": "1 CPU of 0"})):  # fmt: skip
+        assert Scheduler(plan, (), Capacity(2, resources), NEEDS).infeasible() == lacking
+    assert scheduler_of(plan_of(stage("s")), gpus=0.0).infeasible() == {}, "no stage asks for a GPU"
+
+
+def test_a_class_that_the_capacity_does_not_name_never_starts() -> None:
+    plan = plan_of(stage("g", resource="gpu.small"), stage("c"))
+    scheduler = Scheduler(plan, (), Capacity(4, {"CPU": 4}), NEEDS)
+    assert names(scheduler.release()) == ["c"]
+    assert scheduler.release() is None
 
 
 def test_ten_thousand_stages_are_released_quickly() -> None:

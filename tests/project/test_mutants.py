@@ -106,7 +106,7 @@ def small(driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def run(driver: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["mutants.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["mutants.py", "--processes", "1", *arguments])
     return int(driver.main())
 
 

@@ -132,6 +132,12 @@ def test_thresholds_of_one_null_are_computed_once_for_each_rule_and_owner() -> N
     assert first not in others
 
 
+def test_a_chance_level_that_is_not_known_counts_as_none() -> None:
+    null = make_null()
+    unknown = thresholds("triggers", null, {**reading(0.1), "chance": None}, DEFAULT)
+    assert unknown == thresholds("triggers", null, reading(0.1, chance=0.0), DEFAULT)
+
+
 @pytest.mark.parametrize(
     ("after", "verified", "expected"),
     [
@@ -257,7 +263,7 @@ def test_a_rival_claim_fills_its_columns_and_names_what_it_leads_to() -> None:
     assert (found["detected_after"], found["verdict_sok"], found["outcome"]) == (False, True, "removed")
     metrics = found["metrics"]
     assert (metrics["rival_paper"], metrics["rival_sok"], metrics["success"]) == (1.0, 1.0, 1.0)
-    assert [name for name in metrics if name.startswith("ambiguity_")] == ["ambiguity_takeover"]
+    assert {name: metrics[name] for name in metrics if name.startswith("ambiguity_")} == {"ambiguity_takeover": 1.0}
 
 
 def test_a_mark_that_cannot_be_read_after_the_attack_has_no_figures_and_is_removed() -> None:

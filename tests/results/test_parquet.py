@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import struct
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -331,3 +332,62 @@ def test_the_committed_columns_are_those_of_the_design() -> None:
     assert set(schema.TIMING_COLUMNS) < set(schema.ROW.names)
     assert schema.ROW.metadata[b"schema_version"] == str(schema.SCHEMA_VERSION).encode()
     assert Path(schema.ROWS_FILE).suffix == ".parquet"
+
+
+# --- the declaration, by hand ------------------------------------------------------------------------------------
+
+
+def test_what_a_row_never_lacks():
+    always = {
+        "cell_key", "task", "dataset", "model", "profile", "split", "method", "method_config", "attack",
+        "attack_config", "victim_seed", "attack_seed", "status", "reason", "metrics",
+    }  # fmt: skip
+    assert {column.name for column in schema.COLUMNS if column.needed} == always
+    assert {field.name for field in schema.ROW if not field.nullable} == always
+    reading = schema.READING.fields
+    assert {field.name for field in reading if not field.nullable} == {"name", "accepted", "applicable", "reason"}
+    assert [field.name for field in reading[1:]] == list(schema.Reading.__annotations__)
+    for table in (schema.CURVE, schema.NULL):
+        assert not any(field.nullable for field in table)
+
+
+def test_which_columns_hold_json_and_which_are_times():
+    json_columns = {"task_config", "calibration_config", "numerics", "method_config", "attack_config"}
+    assert {column.name for column in schema.COLUMNS if column.json} == json_columns
+    times = {"wall_s", "device_s", "peak_mem_mb", "cost_share", "embed_cost_share", "environment", "started", "ended"}
+    assert {column.name for column in schema.COLUMNS if column.timing} == times == set(schema.TIMING_COLUMNS)
+    plain = schema.Column("x", pa.string(), None, "who")
+    assert (plain.needed, plain.timing, plain.json, plain.choices) == (False, False, False, ())
+
+
+def test_the_tables_say_what_they_are():
+    for table, name in ((schema.ROW, b"rows"), (schema.CURVE, b"curves"), (schema.NULL, b"nulls")):
+        assert table.metadata == {b"table": name, b"schema_version": b"3"}
+    assert schema.SCHEMA_VERSION == 3, "a new version means that older files are read on purpose"
+
+
+def test_the_example_is_a_row_that_could_be():
+    row = make_row()
+    for column in schema.COLUMNS:
+        value = row[column.name]
+        if column.name.startswith(("main_", "score_", "p_")) or column.name == "chance":
+            assert 0 <= value <= 1
+        assert not column.choices or value in column.choices
+    for reading in row["readings"].values():
+        assert reading["hits"] == round(reading["score"] * reading["trials"])
+        assert reading["accepted"] == (reading["score"] >= reading["paper_threshold"])
+        assert (reading["applicable"], reading["reason"], reading["trials"]) == (True, "", 100)
+        assert (reading["chance"], reading["paper_threshold"]) == (0.1, 0.5)
+        assert 0 <= reading["p_value"] <= 1
+    assert row["detected_before"]
+    assert (row["score_after"], row["p_after"]) == (
+        row["readings"]["after"]["score"],
+        row["readings"]["after"]["p_value"],
+    )
+    assert (row["victim_seed"], row["attack_seed"], row["method_version"], row["attack_version"]) == (0, 0, 1, 1)
+    assert (datetime.fromisoformat(row["ended"]) - datetime.fromisoformat(row["started"])).total_seconds() == row[
+        "wall_s"
+    ]
+    assert (row["queries"], row["backward_samples"], row["forward_samples"]) == (0, 500, 1000)
+    assert 0 < row["cost_share"] < 1 < row["device_s"] < row["wall_s"]
+    assert 0 <= row["metrics"]["agreement"] <= 1
