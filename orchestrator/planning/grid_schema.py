@@ -83,8 +83,9 @@ def _top(settings: Mapping[str, Schema], shared: dict[str, Schema]) -> dict[str,
 def _task_settings(shared: dict[str, Schema]) -> dict[str, Schema]:
     """Return what may stand under `train`, or under a task."""
     sizes = {name: schema for name, schema in _fields(Task, "task-fields", shared).items() if name not in _NOT_SET}
+    calibration = _fields(Calibration, "calibration", shared)
     for name, field in ELSEWHERE.items():
-        sizes[name] = {**sizes[name], "description": f"the same as calibration.{field}"}
+        sizes[name] = {**calibration[field], "description": f"the same as calibration.{field}"}
     return {**_fields(Schedule, "schedule", shared), **sizes, "paper": {"enum": list(PAPERS)}}
 
 

@@ -337,7 +337,7 @@ def test_the_committed_columns_are_those_of_the_design() -> None:
 # --- the declaration, by hand ------------------------------------------------------------------------------------
 
 
-def test_what_a_row_never_lacks():
+def test_what_a_row_never_lacks() -> None:
     always = {
         "cell_key", "task", "dataset", "model", "profile", "split", "method", "method_config", "attack",
         "attack_config", "victim_seed", "attack_seed", "status", "reason", "metrics",
@@ -351,7 +351,7 @@ def test_what_a_row_never_lacks():
         assert not any(field.nullable for field in table)
 
 
-def test_which_columns_hold_json_and_which_are_times():
+def test_which_columns_hold_json_and_which_are_times() -> None:
     json_columns = {"task_config", "calibration_config", "numerics", "method_config", "attack_config"}
     assert {column.name for column in schema.COLUMNS if column.json} == json_columns
     times = {"wall_s", "device_s", "peak_mem_mb", "cost_share", "embed_cost_share", "environment", "started", "ended"}
@@ -360,13 +360,13 @@ def test_which_columns_hold_json_and_which_are_times():
     assert (plain.needed, plain.timing, plain.json, plain.choices) == (False, False, False, ())
 
 
-def test_the_tables_say_what_they_are():
+def test_the_tables_say_what_they_are() -> None:
     for table, name in ((schema.ROW, b"rows"), (schema.CURVE, b"curves"), (schema.NULL, b"nulls")):
         assert table.metadata == {b"table": name, b"schema_version": b"3"}
     assert schema.SCHEMA_VERSION == 3, "a new version means that older files are read on purpose"
 
 
-def test_the_example_is_a_row_that_could_be():
+def test_the_example_is_a_row_that_could_be() -> None:
     row = make_row()
     for column in schema.COLUMNS:
         value = row[column.name]

@@ -11,9 +11,9 @@ from assay.tasks.networks.architectures import Normalize
 from assay.tasks.networks.classic import MLP
 from assay.tasks.streams import stream
 from assay.tasks.task import Task
-from assay.tasks.training.recipe import Wrapped
+from assay.tasks.training.recipe import Batch, Recipe, Terms, Wrapped
 from assay.tasks.training.schedule import Schedule
-from assay.tasks.training.trainer import Recipe, fit
+from assay.tasks.training.trainer import fit
 
 DATA = Labelled(torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) % 2)
 
@@ -56,7 +56,7 @@ def test_two_trainings_of_one_name_are_two_trainings(tmp_path: Path) -> None:
             super().__init__()
             self.factor = factor
 
-        def loss(self, model, batch):  # type: ignore[no-untyped-def]
+        def loss(self, model: nn.Module, batch: Batch) -> Terms:
             return {"task": self.factor * super().loss(model, batch)["task"]}
 
     schedule = Schedule(epochs=2, optimizer="sgd", lr=0.1)
