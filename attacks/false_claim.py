@@ -23,8 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from assay.attacks.base import Attack, Claims, Needs, Outcome, Victim
-from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
+from assay.attacks.base import Claims, Needs, Outcome, Victim
+from assay.attacks.parts.rivals import KnowingAttack, RivalrousConfig, no_rival, rival_of
 from assay.attacks.parts.training import FineTuning, fine_tuning
 from assay.methods.base import Method, Secret
 from assay.methods.rival import Forgery
@@ -47,7 +47,7 @@ class Config(RivalrousConfig):
     surrogate_epochs: int = Field(5, ge=0)  # of the fine-tuned and the distilled unmarked model; 0: neither
 
 
-class FalseClaim(Attack[Config]):
+class FalseClaim(KnowingAttack[Config]):
     """Accuse the victim and unmarked models with evidence that was never embedded."""
 
     key = "false-claim"

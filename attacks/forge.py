@@ -13,13 +13,14 @@ Differs from the paper: the method's `rival` forges by the strongest known proce
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from pydantic import Field
 
-from assay.attacks.base import Attack, Needs, Outcome, Victim
-from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
+from assay.attacks.base import Needs, Outcome, Victim
+from assay.attacks.parts.rivals import KnowingAttack, RivalrousConfig, no_rival, rival_of
 from assay.attacks.parts.training import needs_samples
 from assay.methods.base import Method
 from assay.methods.rival import Forgery
@@ -40,7 +41,7 @@ class Config(RivalrousConfig):
     procedure: str = "own"
 
 
-class Forge(Attack[Config]):
+class Forge(KnowingAttack[Config]):
     """Claim an unchanged model with counterfeit evidence."""
 
     key = "forge"
@@ -71,7 +72,8 @@ class Forge(Attack[Config]):
 
     def needs(self, task: Task, method: Method[Any]) -> Needs:
         """Return the access, and whether the procedure starts from the owner's secret."""
-        return Needs(self.access, key=self.config.procedure in type(method).rival.leaking)
+        leaks = self.config.procedure in type(method).rival.leaking
+        return replace(super().needs(task, method), key=leaks)
 
     def run(self, victim: Victim, lab: Lab) -> Outcome:
         """Return the counterfeit; a search leaves its scores as a curve, their mean and best as report."""

@@ -20,8 +20,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from assay.attacks.base import Attack, Needs, Outcome, Victim
-from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
+from assay.attacks.base import Needs, Outcome, Victim
+from assay.attacks.parts.rivals import KnowingAttack, RivalrousConfig, no_rival, rival_of
 from assay.attacks.parts.training import freeze_statistics, learning_rate, needs_samples, relabelled
 from assay.methods.base import Method
 from assay.methods.embedding import Mark, implant
@@ -81,7 +81,7 @@ class EmbeddingAlone(Wrapped):
         return kept
 
 
-class Overwrite(Attack[Config]):
+class Overwrite(KnowingAttack[Config]):
     """Embed the attacker's own mark on top of the owner's."""
 
     key = "overwrite"

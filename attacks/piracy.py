@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from assay.attacks.base import Attack, Outcome, Victim
+from assay.attacks.base import Outcome, Victim
 from assay.attacks.parts.embedding import Clipped
-from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
+from assay.attacks.parts.rivals import KnowingAttack, RivalrousConfig, no_rival, rival_of
 from assay.attacks.parts.training import LearningRate, learning_rate, needs_samples
 from assay.methods.base import Method
 from assay.methods.embedding import Mark
@@ -49,7 +49,7 @@ class Config(RivalrousConfig):
     start: Literal["victim", "scratch"] = "victim"  # scratch: steals nothing, for the cost of comparison
 
 
-class Piracy(Attack[Config]):
+class Piracy(KnowingAttack[Config]):
     """Embed the attacker's own mark by incremental training, and watch both marks."""
 
     key = "piracy"

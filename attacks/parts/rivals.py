@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from pydantic import Field
 
-from assay.attacks.base import AttackConfig
+from assay.attacks.base import Attack, AttackConfig, Needs
 from assay.methods.base import Method
 from assay.methods.rival import Rival
 from assay.tasks.errors import BadInput
+from assay.tasks.task import Task
 from assay.tasks.training.schedule import parse
 
 
@@ -19,6 +21,17 @@ class RivalrousConfig(AttackConfig):
 
     # Settings of the method's rival. If the rival lacks one of them, the attack does not apply to the method.
     rival: dict[str, Any] = Field(default_factory=dict)
+
+
+R = TypeVar("R", bound=RivalrousConfig)
+
+
+class KnowingAttack(Attack[R]):
+    """An attack whose attacker knows the method, and draws secrets from the data sets that the method uses."""
+
+    def needs(self, task: Task, method: Method[Any]) -> Needs:
+        """Return the usual needs, and the data sets from which the method draws."""
+        return replace(super().needs(task, method), datasets=method.needs(task).datasets)
 
 
 def rival_of(method: Method[Any], settings: Mapping[str, Any]) -> Rival[Any]:

@@ -10,10 +10,11 @@ from pydantic import Field
 
 from assay.attacks import ATTACKS
 from assay.attacks.parts.rivals import RivalrousConfig, no_rival, rival_of
-from assay.methods.base import MethodConfig
+from assay.methods.base import MethodConfig, MethodNeeds
 from assay.methods.greedy_residuals import GreedyResiduals, GreedyResidualsRival
 from assay.methods.rival import Rival, RivalConfig
 from assay.tasks.errors import BadInput
+from assay.tasks.task import Task
 
 RIVALROUS = [key for key, attack in sorted(ATTACKS.items()) if issubclass(attack.Config, RivalrousConfig)]
 
@@ -90,3 +91,14 @@ def test_a_registered_method_has_its_own_rival() -> None:
     rival = rival_of(GreedyResiduals(GreedyResiduals.Config()), {"budget": 0.25})
     assert type(rival) is GreedyResidualsRival
     assert rival.config.budget == 0.25
+
+
+@pytest.mark.parametrize("key", ["overwrite", "piracy", "forge", "false-claim"])
+def test_who_knows_the_method_draws_from_its_data_sets(field: Range, key: str) -> None:
+    class Foreign(SignMark):
+        def needs(self, task: Task) -> MethodNeeds:
+            return MethodNeeds(datasets=("phrases",))
+
+    attack = ATTACKS[key](ATTACKS[key].Config())
+    assert attack.needs(field.task, Foreign(MethodConfig())).datasets == ("phrases",)
+    assert attack.needs(field.task, SignMark(MethodConfig())).datasets == ()
