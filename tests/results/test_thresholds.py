@@ -122,6 +122,18 @@ def test_strict_triggers_allows_for_models_that_agree() -> None:
     a, b = 0.1 * (1 / rho - 1), 0.9 * (1 / rho - 1)
     assert stats.betabinom.sf(24, 50, a, b) <= ALPHA < stats.betabinom.sf(23, 50, a, b)
     assert strict_triggers([0, 5, 10] * 20, 50, 0.1, ALPHA) == share(25, 50)
+    # Moments of a = 1, b = 2 in 3 trials: P(X >= 2) = 0.3. From a = 1 on the fit is trusted below the largest count.
+    assert strict_triggers([0, 2], 3, 0.1, 0.35) == share(2, 3)
+    assert strict_triggers([0, 2], 3, 0.1, float(stats.betabinom.sf(1, 3, 1, 2))) == share(2, 3), "alpha is allowed"
+
+
+def test_strict_triggers_lies_above_every_null_key_at_any_rate() -> None:
+    # Five of 50 each: no wider than a binomial, whose P(X >= 5) = 0.569 is rare enough at 0.6.
+    assert strict_triggers([5] * 3, 50, 0.1, 0.6) == share(6, 50)
+    # One trigger tells no spread; half of the keys match it, and 0.5 is rare enough at 0.6.
+    assert strict_triggers([0, 1], 1, 0.0, 0.6) == share(2, 1)
+    assert strict_triggers([0, 0], 50, 0.0, ALPHA) == share(1, 50), "nothing ever matched: one match is enough"
+    assert strict_triggers([50, 50], 50, 0.0, ALPHA) == share(51, 50), "everything always matches"
 
 
 def flat_tail(least: int, trials: int, rate: float) -> float:
