@@ -264,6 +264,18 @@ def test_the_spread_of_a_null_by_hand() -> None:
     assert null.spread() == pytest.approx({"mean": 0.25, "key_sd": 0.1, "model_sd": 0.05})
 
 
+def test_what_was_computed_from_a_null_is_no_part_of_it() -> None:
+    null = make([3, 4], 10)
+    made = iter(["made", "made again"])
+    assert [null.once(("x",), lambda: next(made)) for _ in range(2)] == ["made", "made"]
+    assert null.once(("y",), lambda: "other") == "other"
+    assert null == make([3, 4], 10)
+    assert repr(null) == repr(make([3, 4], 10))
+    assert null != make([3, 5], 10)
+    with pytest.raises(TypeError):
+        Null([[0.1]], [[1]], 10, ["a"], {})  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize(
     ("null", "text"),
     [
