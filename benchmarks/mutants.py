@@ -41,7 +41,7 @@ MODULES: Final = {  # the file, and the fast tests that answer for it
     "decisions": ("results/decisions.py", ["tests/results/test_decisions.py"]),
     "rules": ("results/rules.py", ["tests/results/test_decisions.py"]),
     "thresholds": ("results/thresholds.py", ["tests/results/test_thresholds.py"]),
-    "nulls": ("results/nulls.py", ["tests/results/test_decisions.py", "tests/results/test_parquet.py"]),
+    "nulls": ("results/nulls.py", ["tests/results/test_thresholds.py", "tests/results/test_decisions.py"]),
     "null": ("methods/null.py", ["tests/methods/test_null.py"]),
     "schema": ("results/schema.py", ["tests/results/test_parquet.py"]),
     "splits": ("tasks/data/splits.py", ["tests/tasks/test_splits.py"]),

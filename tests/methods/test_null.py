@@ -64,7 +64,7 @@ def test_hits_are_the_methods_own_count(bench: Any) -> None:
 
 def test_scores_that_count_nothing_are_kept_in_thousandths(bench: Any) -> None:
     null = null_of(Counting([80, 100, 125], None), bench)
-    assert null.trials == RESOLUTION
+    assert null.trials == RESOLUTION == 1000
     assert null.hits == [[80, 100, 125]] * 2
 
 

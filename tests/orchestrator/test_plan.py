@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from assay.attacks.base import Needs
 from assay.attacks.prune import Prune
 from assay.methods.uchida import Uchida
+from assay.orchestrator.keys import content_key
 from assay.orchestrator.planning.cost import Size, seconds, size
 from assay.orchestrator.planning.grid import parse
-from assay.orchestrator.planning.plan import Plan, Stage
+from assay.orchestrator.planning.plan import Cell, Plan, Stage
 from assay.orchestrator.planning.planner import build_plan
 from assay.orchestrator.planning.registry import Registry
+from assay.orchestrator.store import Store
 from assay.results.schema import STAGES
 from assay.tasks.data.sources import fingerprint
 from assay.tasks.errors import BadInput, MissingData
@@ -566,3 +570,55 @@ def test_a_grid_without_any_cell_is_one_line(plan_of: Any) -> None:
     apart = {"methods": [{"uchida": {"only": two[0]}}], "attacks": [{"prune": {"only": two[1]}}]}
     with pytest.raises(BadInput, match="no cells; `only` keeps every method or every attack from the grid's tasks"):
         plan_of({**ONE, "tasks": two, **apart})
+
+
+# --- what the store holds of a plan ------------------------------------------------------------------------------
+
+
+def test_a_stage_is_done_when_the_store_holds_all_that_is_needed_of_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    key = content_key("attack")
+    plain = Stage(key, "attack", {}, (), 1.0, False, "an attack")
+    kept = replace(plain, keep=True)
+    plan = Plan("p", "smoke", [Cell("c", {}, chain=(key,))], {key: kept})
+    assert (plain.done(store), kept.done(store), plan.done(store)) == (False, False, set())
+    store.commit(key, {"result": {"architecture": "lenet5"}})
+    assert (plain.done(store), kept.done(store), plan.done(store)) == (True, False, set())
+    assert replace(plan, stages={key: plain}).done(store) == {key}
+    store.commit(key, {}, {"w": torch.ones(1)})
+    assert (kept.done(store), plan.done(store)) == (True, {key})
+
+
+def test_a_surrogate_that_cannot_be_kept_is_not_waited_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    key = content_key("attack")
+    kept = Stage(key, "attack", {}, (), 1.0, False, "an attack", keep=True)
+    store.commit(key, {"result": {"architecture": None}})
+    assert kept.done(store) is True
+    (store.folder(key) / "record.json").write_text("{", "utf-8")
+    assert kept.done(store) is False, "a damaged record is to be computed again"
+
+
+def test_stages_and_cells_are_told_apart_by_their_keys_and_not_by_what_lies_behind() -> None:
+    one, two = (Stage("k", "clean", identity, (), 1.0, False, "a") for identity in ({"seed": 0}, {"seed": 1}))
+    assert one == two
+    assert len({one, two, replace(one, key="other")}) == 2
+    assert (one.resource, one.keep) == ("cpu", False)
+    assert len({Cell("k", {"a": 1}), Cell("k", {"a": 1})}) == 1
+    bare = Cell("k", {})
+    assert (bare.attack_key, bare.stages, bare.reason) == (None, (), "")
+    assert replace(bare, chain=("a", "b"), null_key="n").stages == ("a", "b", "n")
+
+
+def test_the_critical_path_by_hand() -> None:
+    def stage(key: str, seconds: float, *parents: str) -> Stage:
+        return Stage(key, "attack", {}, parents, seconds, False, key)
+
+    stages = [stage("a", 1.0), stage("b", 2.0, "a"), stage("c", 5.0, "a"), stage("d", 4.0, "b"), stage("e", 0.5)]
+    plan = Plan("p", "smoke", [Cell("x", {}, chain=("d",)), Cell("y", {}, chain=("c",))], {s.key: s for s in stages})
+    assert plan.critical == {"a": 7.0, "b": 6.0, "c": 5.0, "d": 4.0, "e": 0.5}
+    assert plan.children == {"a": ["b", "c"], "b": ["d"], "c": [], "d": [], "e": []}
+    assert plan.missing([]) == {"a", "b", "c", "d"}, "no cell asks for e"
+    assert plan.missing(["b"]) == {"a", "c", "d"}
+    assert plan.missing(["c", "b"]) == {"d"}
+    assert plan.missing(["c", "d"]) == set()

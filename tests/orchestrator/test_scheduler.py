@@ -218,7 +218,7 @@ def test_a_stage_that_ends_while_it_is_ready_is_ready_no_more() -> None:
 
 def test_siblings_are_of_the_parent_with_the_fewest_children_and_of_one_class() -> None:
     model, null = stage("model"), stage("null")
-    own = [stage(f"own{n}", "null", "model", seconds=0.5, cheap=True) for n in range(3)]
+    own = [stage(f"own{n}", "null", "model", seconds=0.7, cheap=True) for n in range(3)]
     gpu = stage("gpu", "model", "null", seconds=0.5, cheap=True, resource="gpu.small")
     other = [stage(f"other{n}", "null", seconds=0.6, cheap=True) for n in range(3)]
     plan = plan_of(model, null, *other, *own, gpu)

@@ -122,6 +122,18 @@ def test_strict_triggers_allows_for_models_that_agree() -> None:
     a, b = 0.1 * (1 / rho - 1), 0.9 * (1 / rho - 1)
     assert stats.betabinom.sf(24, 50, a, b) <= ALPHA < stats.betabinom.sf(23, 50, a, b)
     assert strict_triggers([0, 5, 10] * 20, 50, 0.1, ALPHA) == share(25, 50)
+    # Moments of a = 1, b = 2 in 3 trials: P(X >= 2) = 0.3. From a = 1 on the fit is trusted below the largest count.
+    assert strict_triggers([0, 2], 3, 0.1, 0.35) == share(2, 3)
+    assert strict_triggers([0, 2], 3, 0.1, float(stats.betabinom.sf(1, 3, 1, 2))) == share(2, 3), "alpha is allowed"
+
+
+def test_strict_triggers_lies_above_every_null_key_at_any_rate() -> None:
+    # Five of 50 each: no wider than a binomial, whose P(X >= 5) = 0.569 is rare enough at 0.6.
+    assert strict_triggers([5] * 3, 50, 0.1, 0.6) == share(6, 50)
+    # One trigger tells no spread; half of the keys match it, and 0.5 is rare enough at 0.6.
+    assert strict_triggers([0, 1], 1, 0.0, 0.6) == share(2, 1)
+    assert strict_triggers([0, 0], 50, 0.0, ALPHA) == share(1, 50), "nothing ever matched: one match is enough"
+    assert strict_triggers([50, 50], 50, 0.0, ALPHA) == share(51, 50), "everything always matches"
 
 
 def flat_tail(least: int, trials: int, rate: float) -> float:
@@ -250,6 +262,18 @@ def test_the_spread_of_a_null_by_hand() -> None:
     # Means of keys 0.15 and 0.35, of models 0.2 and 0.3.
     null = Null([[0.1, 0.3], [0.2, 0.4]], [[1, 3], [2, 4]], 10, ["reference-0", "reference-1"])
     assert null.spread() == pytest.approx({"mean": 0.25, "key_sd": 0.1, "model_sd": 0.05})
+
+
+def test_what_was_computed_from_a_null_is_no_part_of_it() -> None:
+    null = make([3, 4], 10)
+    made = iter(["made", "made again"])
+    assert [null.once(("x",), lambda: next(made)) for _ in range(2)] == ["made", "made"]
+    assert null.once(("y",), lambda: "other") == "other"
+    assert null == make([3, 4], 10)
+    assert repr(null) == repr(make([3, 4], 10))
+    assert null != make([3, 5], 10)
+    with pytest.raises(TypeError):
+        Null([[0.1]], [[1]], 10, ["a"], {})  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
