@@ -102,3 +102,12 @@ def test_examples_in_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted
     assert not result.failed
+
+
+def test_a_method_stays_small() -> None:
+    """At most ten public parts in the base class, a page for each method, and an example that fits on one."""
+    public = [name for name, part in vars(Method).items() if inspect.isfunction(part) and not name.startswith("_")]
+    assert len(public) <= 10
+    lengths = {file.name: len(file.read_text("utf-8").splitlines()) for file in (ROOT / "methods").glob("*.py")}
+    assert max(lengths.values()) <= 260
+    assert len((ROOT / "examples" / "sign_mark.py").read_text("utf-8").splitlines()) <= 60
