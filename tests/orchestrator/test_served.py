@@ -13,7 +13,6 @@ from assay.orchestrator.checks.contracts import run_checks
 from assay.orchestrator.checks.workbench import Workbench
 from assay.orchestrator.planning.registry import Registry, load_plugin, plugin_classes
 from assay.results.parquet import read_rows
-from assay.tasks.data.sources import DATASETS
 
 SERVED = '''"""Whisper: answers of the served model are changed on secret inputs; the weights carry nothing.
 
@@ -187,7 +186,6 @@ def test_a_method_that_changes_answers_keeps_every_promise(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("phrases" not in DATASETS, reason="the bundled texts are absent")
 def test_a_method_for_texts_alone_keeps_every_promise(tmp_path: Path) -> None:
     found = kept(tmp_path / "echo.py", TEXT)
     assert found["marked-model-is-detected"] == found["foreign-models-are-judged"] == "kept"
