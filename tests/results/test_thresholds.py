@@ -134,6 +134,8 @@ def test_strict_triggers_lies_above_every_null_key_at_any_rate() -> None:
     assert strict_triggers([5] * 3, 50, 0.1, 0.6) == share(6, 50)
     # One trigger tells no spread; half of the keys match it, and 0.5 is rare enough at 0.6.
     assert strict_triggers([0, 1], 1, 0.0, 0.6) == share(2, 1)
+    # Two triggers tell one: keys match both or none, and both match in just below half of the keys.
+    assert strict_triggers([0, 2], 2, 0.0, 0.5) == share(2, 2)
     assert strict_triggers([0, 0], 50, 0.0, ALPHA) == share(1, 50), "nothing ever matched: one match is enough"
     assert strict_triggers([50, 50], 50, 0.0, ALPHA) == share(51, 50), "everything always matches"
 
