@@ -336,7 +336,7 @@ class Nursery:
         """Run tests until the first one fails.
 
         Raises:
-            Unusable: pytest did not run any test, for a reason that is not the module's.
+            Unusable: pytest did not run any test, for a reason that is not the module's; or nothing runs it any more.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -344,7 +344,10 @@ class Nursery:
         arguments += ["--hypothesis-seed=0", *tests]
         self._process.stdin.write(json.dumps([arguments, limit_s]) + "\n")
         self._process.stdin.flush()
-        status = json.loads(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise Unusable("the process that runs the tests was ended from outside")
+        status = json.loads(answer)
         if status is None:
             return "hung"
         if status in (4, 5):

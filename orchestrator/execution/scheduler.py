@@ -137,8 +137,7 @@ class Scheduler:
             elif seconds + stage.seconds > limit:
                 break
             else:
-                siblings.pop()
-                chosen.append(self._take(stage.key))
+                chosen.append(self._take(siblings.pop()))
                 seconds += stage.seconds
         return seconds
 

@@ -234,6 +234,20 @@ def test_a_dear_stage_travels_with_the_next_ones_and_not_with_siblings() -> None
     assert names(scheduler.release()) == ["a0", "b0", "a1"]
 
 
+def test_only_cheap_siblings_go_before_their_turn() -> None:
+    roots = [stage("a"), stage("b")]
+    leaves = [stage("a0", "a", seconds=5.0, cheap=True), stage("a1", "a", seconds=3.0), stage("b0", "b", seconds=4.0)]
+    scheduler = scheduler_of(plan_of(*roots, *leaves), workers=1, committed={root.key for root in roots})
+    assert names(scheduler.release()) == ["a0", "b0", "a1"]
+
+
+def test_a_stage_may_kill_five_workers_unless_told_otherwise() -> None:
+    only = stage("a")
+    scheduler = scheduler_of(plan_of(only))
+    ends = [scheduler.retire(trial, died_at=only.key) for _ in range(5) if (trial := scheduler.release())]
+    assert ends == [None] * 4 + [only.key]
+
+
 def test_trials_are_numbered() -> None:
     scheduler = scheduler_of(plan_of(stage("a"), stage("b")), pack=False)
     assert [trial.name for trial in (scheduler.release(), scheduler.release()) if trial] == ["00001", "00002"]

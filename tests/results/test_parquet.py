@@ -351,11 +351,16 @@ def test_what_a_row_never_lacks() -> None:
         assert not any(field.nullable for field in table)
 
 
-def test_which_columns_hold_json_and_which_are_times() -> None:
+def test_which_columns_hold_json_which_are_times_and_which_are_derived() -> None:
     json_columns = {"task_config", "calibration_config", "numerics", "method_config", "attack_config"}
     assert {column.name for column in schema.COLUMNS if column.json} == json_columns
     times = {"wall_s", "device_s", "peak_mem_mb", "cost_share", "embed_cost_share", "environment", "started", "ended"}
     assert {column.name for column in schema.COLUMNS if column.timing} == times == set(schema.TIMING_COLUMNS)
+    derived = {
+        "score_before", "score_after", "chance", "p_before", "p_after", "detected_before", "detected_after",
+        "verdict_paper", "verdict_sok", "outcome", "rival_score", "rival_p", "rival_verified",
+    }  # fmt: skip
+    assert set(schema.DERIVED_COLUMNS) == derived
     plain = schema.Column("x", pa.string(), None, "who")
     assert (plain.needed, plain.timing, plain.json, plain.choices) == (False, False, False, ())
 

@@ -125,6 +125,8 @@ def test_strict_triggers_allows_for_models_that_agree() -> None:
     # Moments of a = 1, b = 2 in 3 trials: P(X >= 2) = 0.3. From a = 1 on the fit is trusted below the largest count.
     assert strict_triggers([0, 2], 3, 0.1, 0.35) == share(2, 3)
     assert strict_triggers([0, 2], 3, 0.1, float(stats.betabinom.sf(1, 3, 1, 2))) == share(2, 3), "alpha is allowed"
+    # Moments of a = 1/3, b = 1 in 8 trials: P(X >= 5) = 0.186, P(X >= 4) = 0.249; up to b = 1 it is trusted too.
+    assert strict_triggers([0, 0, 2, 6], 8, 0.1, 0.2) == share(5, 8)
 
 
 def test_strict_triggers_lies_above_every_null_key_at_any_rate() -> None:
@@ -132,6 +134,8 @@ def test_strict_triggers_lies_above_every_null_key_at_any_rate() -> None:
     assert strict_triggers([5] * 3, 50, 0.1, 0.6) == share(6, 50)
     # One trigger tells no spread; half of the keys match it, and 0.5 is rare enough at 0.6.
     assert strict_triggers([0, 1], 1, 0.0, 0.6) == share(2, 1)
+    # Two triggers tell one: keys match both or none, and both match in just below half of the keys.
+    assert strict_triggers([0, 2], 2, 0.0, 0.5) == share(2, 2)
     assert strict_triggers([0, 0], 50, 0.0, ALPHA) == share(1, 50), "nothing ever matched: one match is enough"
     assert strict_triggers([50, 50], 50, 0.0, ALPHA) == share(51, 50), "everything always matches"
 
