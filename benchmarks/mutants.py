@@ -46,6 +46,7 @@ MODULES: Final = {  # the file, and the fast tests that answer for it
     "schema": ("results/schema.py", ["tests/results/test_parquet.py"]),
     "splits": ("tasks/data/splits.py", ["tests/tasks/test_splits.py"]),
     "planner": ("orchestrator/planning/planner.py", ["tests/orchestrator/test_plan.py"]),
+    "points": ("orchestrator/planning/points.py", ["tests/orchestrator/test_plan.py"]),
     "plan": (
         "orchestrator/planning/plan.py",
         ["tests/orchestrator/test_plan.py", "tests/orchestrator/test_scheduler.py"],
