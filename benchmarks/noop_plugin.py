@@ -49,20 +49,21 @@ class NoopAttackConfig(AttackConfig):
 
 
 class NoopAttack(Attack[NoopAttackConfig]):
-    """Leaves the victim as it is.
+    """Leaves the victim as it is: what remains of a cell's time is the driver's.
 
     Paper: none.
-    Access: weights, which it copies.
+    Access: weights; the model is not looked at.
     Differs from the paper: not applicable.
     """
 
     key = "noop-attack"
     title = "nothing"
     source = "none"
+    kind = "detection"
     access = "weights"
     cheap = True
     Config = NoopAttackConfig
 
     def run(self, victim: Victim, lab: Lab) -> Outcome:
-        """Return a copy of the victim as what is left."""
-        return Outcome(victim.module())
+        """Return the cell's number as the report."""
+        return Outcome(report={"index": float(self.config.index)})
